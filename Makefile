@@ -1,0 +1,45 @@
+# Everything happens in a virtual environment of its own; nothing needs to be installed by hand.
+# PYTHON names the interpreter to make it with (3.11 or newer).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CONFIG := $(if $(wildcard config.toml),-c config.toml)
+
+.PHONY: run test check bench clean
+
+run: $(VENV)/.run  ## set up and start the daemon
+	$(BIN)/marketd serve $(CONFIG)
+
+test: $(VENV)/.dev  ## set up and run every test
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench  ## measure against the performance budget
+	$(BIN)/python -m bench
+
+clean:  ## remove everything that was made here
+	rm -rf $(VENV) build dist *.egg-info .bench .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'marketd needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/pyvenv.cfg setup.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/pyvenv.cfg setup.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@touch $@

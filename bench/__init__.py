@@ -1,0 +1,1 @@
+"""marketd against its performance budget: `make bench`, or `python -m bench --help`."""

@@ -1,0 +1,60 @@
+"""What marketd costs while nobody asks: its start, its memory, and that of a silent client.
+
+`marketd serve` is started as a user starts it, with the simulated exchange. Ready is the first answer
+over HTTP, from the start of the process. Memory is what the process holds once its providers are open. A
+WebSocket client follows one series and says nothing; the first hundred are not counted, since with
+them comes what all have in common.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+
+import orjson
+
+from bench.load import Audience, get
+from bench.process import Server
+from bench.report import Row, within
+
+_EARLIER, _CLIENTS = 100, 1_000
+_SUBSCRIBE = orjson.dumps(
+    {
+        "type": "subscribe",
+        "channel": "bars",
+        "market": "crypto",
+        "provider": "sim",
+        "symbols": ["BTC/USD"],
+        "timeframe": "1d",
+    }
+)
+
+
+def rows(scratch: Path, quick: bool) -> Iterator[Row]:
+    ready_s: list[float] = []
+    idle_bytes: list[int] = []
+    client_bytes: list[float] = []
+    for number in range(3 if quick else 5):
+        started_s = time.perf_counter()
+        url = f"sqlite:///{scratch / f'{number}.db'}"
+        with Server("marketd", "serve", MARKETD_STORAGE__URL=url, MARKETD_SERVER__PORT="0") as marketd:
+            get(marketd, "/readyz")
+            ready_s.append(time.perf_counter() - started_s)
+            _wait_until_open(marketd)
+            idle_bytes.append(marketd.resident_bytes())
+            with closing(Audience(marketd, _EARLIER, _SUBSCRIBE)):
+                before = marketd.resident_bytes()
+                with closing(Audience(marketd, _CLIENTS, _SUBSCRIBE)):
+                    client_bytes.append((marketd.resident_bytes() - before) / _CLIENTS)
+    yield within("idle, ready after", median(ready_s), 1.5, "s")
+    yield within("idle, memory", median(idle_bytes) / 1e6, 90, "MB")
+    yield within("idle, memory of a WebSocket client", median(client_bytes) / 1e3, 25, "KB")
+
+
+def _wait_until_open(marketd: Server) -> None:
+    """Asks until no provider is opening any more."""
+    while any(one["state"] == "opening" for one in orjson.loads(get(marketd, "/readyz"))["providers"]):
+        time.sleep(0.01)

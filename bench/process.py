@@ -1,0 +1,69 @@
+"""Servers in processes of their own: started, asked how much memory they hold, stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import urlsplit
+
+_URL = re.compile(r"http://\S+")
+_STOP_S = 10.0
+
+
+class Server:
+    """`python -m <module> <arguments>` from its start until the block ends.
+
+    The first URL that the process prints says that it is ready, and where.
+    """
+
+    def __init__(self, module: str, *arguments: str | Path, **environment: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.host, self.port = self._address()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.communicate(timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+    def tell(self, line: str) -> None:
+        """Writes a line to the process's standard input."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        pipe.write(line + "\n")
+        pipe.flush()
+
+    def resident_bytes(self) -> int:
+        """The memory that the process holds."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def _address(self) -> tuple[str, int]:
+        output: IO[str] | None = self._process.stdout
+        assert output is not None
+        said = ""
+        for line in output:
+            said += line
+            if found := _URL.search(line):
+                url = urlsplit(found[0])
+                return url.hostname or "", url.port or 0
+        raise RuntimeError(f"{self._process.args!r} ended before it was ready:\n{said}")

@@ -1,0 +1,72 @@
+"""Storing pages of 1,000 new bars durably, in rows a second.
+
+SQLiteStorage, each page with the coverage that it proves, against a bare `executemany` upsert into the
+same schema: both with a WAL, `synchronous=FULL`, and one transaction a page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from bench.report import Row, alternate, faster
+from bench.series import BITCOIN, FIRST_MS, MINUTE_MS, build, pages
+from marketd.domain.bar import Bar
+from marketd.domain.timerange import TimeRange
+from marketd.storage.sqlite import SQLiteStorage
+
+_PAGE = 1_000
+_UPSERT = """
+    INSERT INTO bar (series, t, open, high, low, close, volume) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (series, t) DO UPDATE SET open = excluded.open, high = excluded.high,
+        low = excluded.low, close = excluded.close, volume = excluded.volume
+"""
+
+
+def rows(scratch: Path, quick: bool) -> Iterator[Row]:
+    rounds, page_count = (3, 40) if quick else (7, 100)
+    ours_path, bare_path = scratch / "marketd.db", scratch / "bare.db"
+    build(bare_path, series=1, bars=1)
+    bare = sqlite3.connect(bare_path, isolation_level=None)
+    bare.execute("PRAGMA journal_mode = WAL")
+    bare.execute("PRAGMA synchronous = FULL")
+    storage = SQLiteStorage(ours_path)
+    with asyncio.Runner() as runner:
+        runner.run(storage.open())
+        ours, theirs = _batches(page_count), _batches(page_count)
+        versus = alternate(
+            lambda: runner.run(_stored_a_second(storage, next(ours))),
+            lambda: _upserted_a_second(bare, next(theirs)),
+            rounds,
+        )
+        runner.run(storage.close())
+    bare.close()
+    yield faster("storing bars, durable", "bare sqlite3 executemany upsert", versus, "rows/s", 0.7)
+
+
+def _batches(page_count: int) -> Iterator[list[list[Bar]]]:
+    """Pages that follow on those of the batch before."""
+    for batch in count():
+        start_ms = FIRST_MS + (1 + batch * page_count * _PAGE) * MINUTE_MS
+        yield list(pages(page_count, _PAGE, start_ms=start_ms))
+
+
+async def _stored_a_second(storage: SQLiteStorage, batch: list[list[Bar]]) -> float:
+    started_s = time.perf_counter()
+    for page in batch:
+        proven = TimeRange(page[0][0], page[-1][0] + MINUTE_MS)
+        await storage.store(BITCOIN, page, [proven], at_ms=proven.end_ms)
+    return len(batch) * _PAGE / (time.perf_counter() - started_s)
+
+
+def _upserted_a_second(bare: sqlite3.Connection, batch: list[list[Bar]]) -> float:
+    started_s = time.perf_counter()
+    for page in batch:
+        bare.execute("BEGIN IMMEDIATE")
+        bare.executemany(_UPSERT, ((1, *bar) for bar in page))
+        bare.execute("COMMIT")
+    return len(batch) * _PAGE / (time.perf_counter() - started_s)

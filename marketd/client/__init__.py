@@ -1,0 +1,40 @@
+"""A client of the daemon, for notebooks, bots and the command line.
+
+    async with MarketdClient() as marketd:
+        page = await marketd.ohlcv("crypto", "sim", "BTC/USD", "1h", limit=24)
+        for t_ms, open_, high, low, close, volume in page.bars:
+            print(t_ms, close)
+
+        async for event in marketd.stream("crypto", "sim", ["BTC/USD"], "1m"):
+            print(event)
+
+Bars are the plain tuples of `marketd.domain.bar`. A time is epoch milliseconds, RFC 3339 text such as
+`2024-03-05T14:30:00Z`, or a datetime with a time zone.
+"""
+
+from marketd.client.answers import (
+    Bars,
+    BarUpdate,
+    Gap,
+    ProviderInfo,
+    Snapshot,
+    Status,
+    StreamEvent,
+    Time,
+)
+from marketd.client.client import DEFAULT_URL, MarketdClient
+from marketd.client.errors import MarketdClientError
+
+__all__ = [
+    "DEFAULT_URL",
+    "BarUpdate",
+    "Bars",
+    "Gap",
+    "MarketdClient",
+    "MarketdClientError",
+    "ProviderInfo",
+    "Snapshot",
+    "Status",
+    "StreamEvent",
+    "Time",
+]

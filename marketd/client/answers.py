@@ -1,0 +1,111 @@
+"""What the daemon answers and tells, as values; and how its JSON becomes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from marketd.domain.bar import Bar
+
+Time: TypeAlias = int | str | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderInfo:
+    """A provider of the daemon. `state` is `opening`, `up` or `down`; `message` says why it is down."""
+
+    provider: str
+    plugin: str
+    description: str
+    markets: Sequence[str]
+    timeframes: Sequence[str]
+    features: Sequence[str]
+    state: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A range `[start_ms, end_ms)` that nobody has answered for.
+
+    `reason` is `pending`, `feed_down` or `unrecoverable`.
+    """
+
+    symbol: str
+    start_ms: int
+    end_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """One page of bars, ascending; the newest may still be forming.
+
+    `complete` is False if `gaps` lists ranges that could not be had: an interval without a bar outside
+    of them had no trade. `filled` holds the times of rows that are no bars, where `fill` asked for some.
+    """
+
+    bars: Sequence[Bar]
+    complete: bool
+    gaps: Sequence[Gap]
+    next_page_token: str | None
+    filled: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Closed bars of the past; if they are not `complete`, Gap events follow."""
+
+    symbol: str
+    bars: Sequence[Bar]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BarUpdate:
+    """A bar as it forms, or closed; with `rev` 1, 2 … a closed bar that the provider has changed."""
+
+    symbol: str
+    bar: Bar
+    closed: bool
+    rev: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a stream is.
+
+    The provider's feed of `symbol` is `down`, or `live` again. Without a symbol: the connection to the
+    daemon is `disconnected`, or `connected` again.
+    """
+
+    symbol: str
+    state: str
+    message: str
+
+
+StreamEvent: TypeAlias = Snapshot | BarUpdate | Gap | Status
+
+
+def bars_of(rows: Iterable[Sequence[Any]]) -> list[Bar]:
+    """Rows of JSON as bars: NaN and the infinities, which are text there, are floats again."""
+    return list(map(_bar, rows))
+
+
+def gap_of(symbol: str, body: Mapping[str, Any]) -> Gap:
+    """A gap as answers and messages have it."""
+    return Gap(symbol, body["start"], body["end"], body["reason"])
+
+
+def time_text(time: Time) -> str:
+    """A time as the daemon reads it; what is no time is the daemon's to refuse."""
+    return time.isoformat() if isinstance(time, datetime) else str(time)
+
+
+def _bar(row: Sequence[Any]) -> Bar:
+    if str in map(type, row):
+        row = [float(value) if isinstance(value, str) else value for value in row]
+    t, open_, high, low, close, volume = row
+    return (t, open_, high, low, close, volume)

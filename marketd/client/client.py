@@ -1,0 +1,255 @@
+"""The client itself: a method for each question that the daemon answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import orjson
+
+from marketd.client.answers import (
+    Bars,
+    Gap,
+    ProviderInfo,
+    StreamEvent,
+    Time,
+    bars_of,
+    gap_of,
+    time_text,
+)
+from marketd.client.errors import MarketdClientError, failure, not_marketd
+from marketd.client.stream import Following, follow
+from marketd.domain.instrument import SymbolInfo
+
+DEFAULT_URL = "http://127.0.0.1:8710"
+_TIMEOUT_S = 60.0
+
+
+class MarketdClient:
+    """The daemon at `url`. Every method raises MarketdClientError if it says no or does not answer."""
+
+    def __init__(self, url: str = DEFAULT_URL) -> None:
+        self.url = url.rstrip("/")
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def ready(self) -> dict[str, Any]:
+        """What `/readyz` says of the daemon, its plugins and its providers, ready or not."""
+        return await self._get("/readyz", {})
+
+    async def markets(self) -> dict[str, list[str]]:
+        """Every market with the names of its providers, e.g. `{"crypto": ["kraken", "sim"]}`."""
+        body = await self._get("/api/v1/markets", {})
+        return {one["market"]: one["providers"] for one in body["markets"]}
+
+    async def providers(self, market: str | None = None) -> list[ProviderInfo]:
+        """Every provider, or those of one market."""
+        body = await self._get("/api/v1/providers", {"market": market})
+        return [
+            ProviderInfo(
+                provider=one["provider"],
+                plugin=one["plugin"],
+                description=one["description"],
+                markets=one["markets"],
+                timeframes=one["timeframes"],
+                features=one["features"],
+                state=one["health"]["state"],
+                message=one["health"]["message"],
+            )
+            for one in body["providers"]
+        ]
+
+    async def symbols(
+        self, market: str, provider: str, query: str = ""
+    ) -> AsyncGenerator[SymbolInfo, None]:
+        """Symbols whose own name or description holds `query`, in order; pages are fetched as needed.
+
+        Example:
+            async for info in marketd.symbols("crypto", "sim", query="btc"):
+                print(info.symbol, info.name)
+        """
+        token: str | None = None
+        while True:
+            question = {"market": market, "provider": provider, "query": query, "page_token": token}
+            body = await self._get("/api/v1/symbols", question)
+            for one in body["symbols"]:
+                yield SymbolInfo(
+                    symbol=one["symbol"],
+                    market=market,
+                    name=one["name"],
+                    base=one["base"],
+                    quote=one["quote"],
+                    first_ms=one["first"],
+                    last_ms=one["last"],
+                )
+            token = body["next_page_token"]
+            if token is None:
+                return
+
+    async def ohlcv(
+        self,
+        market: str,
+        provider: str,
+        symbol: str,
+        timeframe: str,
+        *,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int = 500,
+        page_token: str | None = None,
+        fill: str | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Bars:
+        """The first `limit` bars from `since` on, or without it the last ones before `before` (now).
+
+        `fill` gives every empty interval a row: `null`, or `prev` for the previous close. `params` are
+        the provider's own parameters.
+
+        Example:
+            page = await marketd.ohlcv("crypto", "sim", "BTC/USD", "1h", since="2024-03-05T00:00:00Z")
+        """
+        question: dict[str, Time | None] = {
+            **(params or {}),
+            "market": market,
+            "provider": provider,
+            "symbol": symbol,
+            "timeframe": timeframe,
+            "since": since,
+            "before": before,
+            "limit": limit,
+            "page_token": page_token,
+            "fill": fill,
+        }
+        body = await self._get("/api/v1/ohlcv", question)
+        return Bars(
+            bars=bars_of(body["bars"]),
+            complete=body["complete"],
+            gaps=[gap_of(symbol, gap) for gap in body["gaps"]],
+            next_page_token=body["next_page_token"],
+            filled=body.get("filled", []),
+        )
+
+    async def iter_bars(
+        self,
+        market: str,
+        provider: str,
+        symbol: str,
+        timeframe: str,
+        *,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int = 10_000,
+        fill: str | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Bars, None]:
+        """Every bar from `since` on, in pages of `limit`; without it from the newest page backwards.
+
+        It gives pages rather than bars, so that each brings its gaps along.
+
+        Example:
+            async for page in marketd.iter_bars("crypto", "sim", "BTC/USD", "1d"):
+                assert page.complete, page.gaps
+                store(page.bars)
+        """
+        token: str | None = None
+        while True:
+            page = await self.ohlcv(
+                market,
+                provider,
+                symbol,
+                timeframe,
+                since=since,
+                before=before,
+                limit=limit,
+                page_token=token,
+                fill=fill,
+                params=params,
+            )
+            yield page
+            token = page.next_page_token
+            if token is None:
+                return
+
+    async def gaps(
+        self,
+        market: str,
+        provider: str,
+        symbol: str,
+        timeframe: str,
+        *,
+        since: Time | None = None,
+        before: Time | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> list[Gap]:
+        """What of a range the daemon has not learnt yet. No provider is asked for it.
+
+        Example:
+            gaps = await marketd.gaps("crypto", "sim", "BTC/USD", "1m", since="2024-01-01T00:00:00Z")
+        """
+        question: dict[str, Time | None] = {
+            **(params or {}),
+            "market": market,
+            "provider": provider,
+            "symbol": symbol,
+            "timeframe": timeframe,
+            "since": since,
+            "before": before,
+        }
+        body = await self._get("/api/v1/gaps", question)
+        return [gap_of(symbol, gap) for gap in body["gaps"]]
+
+    def stream(
+        self,
+        market: str,
+        provider: str,
+        symbols: Sequence[str],
+        timeframe: str,
+        *,
+        since: Time | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The bars of `symbols` as they form and close, after those closed from `since` on; never ends.
+
+        A lost connection is taken up again, and what closed meanwhile comes as a Snapshot: no closed
+        bar is missed or told twice, though an older one may have been revised unseen. Without `since`
+        a symbol begins with the first bar that the daemon tells of it. Whatever is wrong before the
+        first subscription is accepted is raised; later only what will not pass by itself.
+
+        Example:
+            async for event in marketd.stream("crypto", "sim", ["BTC/USD"], "1m"):
+                match event:
+                    case BarUpdate(symbol, bar, closed=True):
+                        print(symbol, bar)
+                    case Gap() | Status():
+                        print(event)
+        """
+        start = None if since is None else time_text(since)
+        following = Following(market, provider, symbols, timeframe, since=start, params=params or {})
+        return follow(self._session, self.url, following)
+
+    async def _get(self, path: str, question: Mapping[str, Time | None]) -> dict[str, Any]:
+        """The JSON answer to a question, whatever its status; a problem is raised."""
+        given = {key: time_text(value) for key, value in question.items() if value is not None}
+        try:
+            async with self._session.get(self.url + path, params=given) as response:
+                kind = response.content_type
+                content = await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise failure(self.url, error) from error
+        if kind == "application/problem+json":
+            body = orjson.loads(content)
+            raise MarketdClientError(response.status, body["code"], body["detail"], body.get("field"))
+        if kind != "application/json":
+            raise not_marketd(self.url, response.status)
+        answer: dict[str, Any] = orjson.loads(content)
+        return answer

@@ -1,0 +1,1 @@
+"""The words of the field, pure: no I/O, no framework, standard library and numpy only."""

@@ -1,0 +1,148 @@
+"""From the provider into the store: page by page, each page by one caller, stored before it is used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from marketd.domain.bar import Bar
+from marketd.domain.instrument import Series
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange, subtract
+from marketd.metrics import Metrics
+from marketd.plugins.feed import Feed
+from marketd.storage import Storage
+
+_TAIL_FRESH_MS = 1_000
+_TAILS_KEPT = 4_096
+
+
+class Filling(NamedTuple):
+    """What a fill has brought: how many bars of proven ranges, and where bars had to be refused."""
+
+    bars: int
+    refused: list[TimeRange]
+
+
+class _Page(NamedTuple):
+    end_ms: int
+    bars: int
+    refused: list[TimeRange]
+    by_others: bool = False
+
+
+class _Tail(NamedTuple):
+    asked_at_ms: int
+    start_ms: int
+    bars: list[Bar]
+
+
+class Filler:
+    """Fills what a series lacks. Safe to call at once for the same range: nothing is fetched twice."""
+
+    def __init__(self, storage: Storage, metrics: Metrics) -> None:
+        self._storage = storage
+        self._metrics = metrics
+        self._locks: WeakValueDictionary[Series, asyncio.Lock] = WeakValueDictionary()
+        self._tails: dict[Series, _Tail] = {}
+
+    async def fill(
+        self, feed: Feed, missing: Sequence[TimeRange], *, enough: int, newest: bool
+    ) -> Filling:
+        """Fetches `missing` from its wanted end until `enough` bars came or all of it is proven.
+
+        Returns early when another caller filled a part meanwhile: the caller looks again. Raises
+        ProviderFailed or NotReady; what was stored until then stays.
+        """
+        count = 0
+        refused: list[TimeRange] = []
+        for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
+            cursor = window.start_ms
+            while cursor < window.end_ms:
+                page = await self._page(feed, TimeRange(cursor, window.end_ms))
+                cursor = page.end_ms
+                count += page.bars
+                refused += page.refused
+                # Towards the newest, a window counts only when it is whole: its end is what is wanted.
+                if page.by_others or (count >= enough and not newest):
+                    return Filling(count, refused)
+            if count >= enough:
+                break
+        return Filling(count, refused)
+
+    async def tail(self, feed: Feed, start_ms: int) -> list[Bar]:
+        """The bars from `start_ms`, which is not before the settled end, up to the forming one.
+
+        Asked of the provider unless that was done less than a second (of its time) ago.
+        """
+        async with self._lock(feed.series):
+            kept = self._tails.get(feed.series)
+            now_ms = feed.provider.now_ms()
+            if (
+                kept is None
+                or not 0 <= now_ms - kept.asked_at_ms < _TAIL_FRESH_MS
+                or kept.start_ms > start_ms
+                or feed.series.timeframe.floor(kept.asked_at_ms) != feed.closed_end_ms()
+            ):
+                await self._fetch(feed, TimeRange(start_ms, feed.series.timeframe.end(now_ms)))
+                kept = self._tails[feed.series]
+            return [bar for bar in kept.bars if bar[0] >= start_ms]
+
+    async def _page(self, feed: Feed, span: TimeRange) -> _Page:
+        """The first page of what `span` lacks, fetched and stored unless others have done it."""
+        async with self._lock(feed.series):
+            covered = (await self._storage.read(feed.series, span, limit=0)).coverage
+            missing = subtract(span, covered)
+            if not missing or missing[0].start_ms > span.start_ms:
+                return _Page(missing[0].start_ms if missing else span.end_ms, 0, [], by_others=True)
+            return await self._fetch(feed, missing[0])
+
+    async def _fetch(self, feed: Feed, span: TimeRange) -> _Page:
+        series = feed.series
+        asked_at_ms = feed.provider.now_ms()
+        closed_ms, settled_ms = feed.closed_end_ms(), feed.settled_end_ms()
+        page = await feed.provider.fetch(series.instrument.symbol, series.timeframe, span, feed.params)
+        closed = [bar for bar in page.bars if bar[0] < closed_ms]
+        answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
+        proven = [] if answered.is_empty else subtract(answered, page.refused)
+        if closed or proven:
+            stored = await self._storage.store(series, closed, proven, at_ms=asked_at_ms)
+            name = feed.provider.name
+            self._metrics.bars_stored.labels(name).inc(stored.inserted)
+            self._metrics.bars_revised.labels(name).inc(len(stored.revised))
+        if page.end_ms > closed_ms:
+            start_ms = max(settled_ms, span.start_ms)
+            bars = [bar for bar in page.bars if bar[0] >= start_ms]
+            self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
+        return _Page(page.end_ms, sum(bar[0] < settled_ms for bar in page.bars), page.refused)
+
+    def _keep_tail(self, series: Series, tail: _Tail) -> None:
+        self._tails.pop(series, None)
+        if len(self._tails) >= _TAILS_KEPT:
+            del self._tails[next(iter(self._tails))]
+        self._tails[series] = tail
+
+    def _lock(self, series: Series) -> asyncio.Lock:
+        lock = self._locks.get(series)
+        if lock is None:
+            lock = self._locks[series] = asyncio.Lock()
+        return lock
+
+
+def _newest_windows(
+    missing: Sequence[TimeRange], timeframe: Timeframe, enough: int
+) -> Iterator[TimeRange]:
+    """`missing` cut into windows from its end backwards, each twice as long as the one before.
+
+    The first would hold `enough` bars if no interval were without one; a sparse market takes more.
+    """
+    size_ms = (enough + 1) * timeframe.nominal_ms  # one more: the newest interval is still forming
+    for piece in reversed(missing):
+        end_ms = piece.end_ms
+        while end_ms > piece.start_ms:
+            start_ms = max(piece.start_ms, timeframe.floor(max(0, end_ms - size_ms)))
+            yield TimeRange(start_ms, end_ms)
+            end_ms = start_ms
+            size_ms *= 2

@@ -1,0 +1,142 @@
+"""The history of one base series: from the store where that proves it, else from the provider.
+
+Bars whose interval ended too recently for their absence to mean anything, and the forming bar, are
+the tail: it comes from the provider each time, and its absence is never taken for proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from marketd.domain.bar import Bar, open_time, select
+from marketd.domain.errors import NotReady, ProviderFailed
+from marketd.domain.gap import Gap, GapReason
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
+from marketd.market.filler import Filler
+from marketd.metrics import Metrics
+from marketd.plugins.feed import Feed
+from marketd.storage import Storage
+
+
+class HistoryRead(NamedTuple):
+    """Base bars, ascending: all there are in `reach`, but for `gaps`.
+
+    `failure` is what the provider said where a gap is its fault.
+    """
+
+    bars: list[Bar]
+    reach: TimeRange
+    gaps: list[Gap]
+    failure: ProviderFailed | NotReady | None
+
+
+class History:
+    """Reads base series by proof."""
+
+    def __init__(self, storage: Storage, metrics: Metrics) -> None:
+        self._storage = storage
+        self._metrics = metrics
+        self._filler = Filler(storage, metrics)
+
+    async def read(
+        self, feed: Feed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
+    ) -> HistoryRead:
+        """The first (or, `newest`, the last) `limit` bars of `span`, the forming one included.
+
+        What is not proven is asked of the provider until `deadline_s` (the loop's time); what is
+        missing then, or because the provider failed, is told as gaps. Raises StorageFailed alone.
+        """
+        timeframe = feed.series.timeframe
+        span = span.clip(feed.life)
+        gaps: list[Gap] = []
+        failure: ProviderFailed | NotReady | None = None
+        fetched = 0
+        while True:
+            stored = await self._storage.read(feed.series, span, limit=limit, newest=newest)
+            reach = _reach(stored.bars, timeframe, span, limit=limit, newest=newest)
+            settled = reach.clip(TimeRange(MIN_MS, feed.settled_end_ms()))
+            missing = _unknown(settled, stored.coverage, gaps)
+            if not missing:
+                break
+            if missing[-1].end_ms == settled.end_ms:
+                # The page that ends the settled part brings the tail along.
+                missing[-1] = TimeRange(missing[-1].start_ms, reach.end_ms)
+            reason = GapReason.FEED_DOWN
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    filling = await self._filler.fill(feed, missing, enough=limit, newest=newest)
+            except (ProviderFailed, NotReady) as error:
+                failure = error
+            except TimeoutError:
+                reason = GapReason.PENDING
+            else:
+                fetched += filling.bars
+                gaps += [Gap(*piece, GapReason.UNRECOVERABLE) for piece in filling.refused]
+                continue
+            coverage = (await self._storage.read(feed.series, settled, limit=0)).coverage
+            gaps += [Gap(*piece, reason) for piece in _unknown(settled, coverage, gaps)]
+        bars = stored.bars
+        proven_ms = _proven_to(stored.coverage, feed.settled_end_ms())
+        tail = reach.clip(TimeRange(proven_ms, feed.provider.now_ms() + 1))
+        if not tail.is_empty:
+            try:
+                if failure is not None:
+                    raise failure
+                async with asyncio.timeout_at(deadline_s):
+                    newer = await self._filler.tail(feed, tail.start_ms)
+            except (ProviderFailed, NotReady) as error:
+                failure = error
+                gaps.append(Gap(*tail, GapReason.FEED_DOWN))
+            except TimeoutError:
+                gaps.append(Gap(*tail, GapReason.PENDING))
+            else:
+                since = None if newest else span.start_ms
+                bars = list(select(_joined(bars, newer, tail.start_ms, span), since=since, limit=limit))
+                reach = _reach(bars, timeframe, span, limit=limit, newest=newest)
+                fetched += len(newer)
+        from_store = max(0, len(bars) - fetched)
+        self._metrics.bars_served.labels("storage").inc(from_store)
+        self._metrics.bars_served.labels("provider").inc(len(bars) - from_store)
+        return HistoryRead(
+            bars, reach, sorted(gap for gap in gaps if not gap.range.clip(reach).is_empty), failure
+        )
+
+    async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
+        """What of `span` nobody has answered for yet; asks nobody."""
+        span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.settled_end_ms()))
+        if span.is_empty:
+            return []
+        stored = await self._storage.read(feed.series, span, limit=0)
+        return [Gap(*piece, GapReason.PENDING) for piece in subtract(span, stored.coverage)]
+
+
+def _joined(bars: list[Bar], newer: list[Bar], from_ms: int, span: TimeRange) -> list[Bar]:
+    """`bars`, and from `from_ms` on what `newer` says, which wins, as far as `span` goes."""
+    recent = {bar[0]: bar for bar in (*select(bars, since=from_ms), *newer) if bar[0] < span.end_ms}
+    return [*select(bars, before=from_ms), *sorted(recent.values(), key=open_time)]
+
+
+def _reach(
+    bars: list[Bar], timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
+) -> TimeRange:
+    """The part of `span` that `bars`, read with `limit`, speak of."""
+    if len(bars) < limit:
+        return span
+    if newest:
+        return TimeRange(bars[0][0], span.end_ms)
+    return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
+
+
+def _unknown(span: TimeRange, coverage: list[TimeRange], gaps: list[Gap]) -> list[TimeRange]:
+    """What of `span` is neither proven nor already told as a gap."""
+    return subtract(span, merge([*coverage, *(gap.range for gap in gaps)]))
+
+
+def _proven_to(coverage: list[TimeRange], settled_ms: int) -> int:
+    """The settled end, or what a live stream has proven beyond it."""
+    for piece in coverage:
+        if piece.start_ms <= settled_ms < piece.end_ms:
+            return piece.end_ms
+    return settled_ms

@@ -1,0 +1,178 @@
+"""Markets, providers, symbols and bars by their names, as a client asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from marketd.domain.bar import Bar, select
+from marketd.domain.errors import UnknownMarket
+from marketd.domain.fill import Fill, fill
+from marketd.domain.gap import Gap
+from marketd.domain.instrument import Instrument, Series, SymbolInfo
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
+from marketd.domain.token import pack, unpack, unpack_time
+from marketd.market.orchestrator import Bars, DataOrchestrator
+from marketd.plugins.feed import Feed
+from marketd.plugins.loader import PluginLoader
+from marketd.plugins.provider import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesName:
+    """A series as a client names it; `params` are the provider's own, still as text."""
+
+    instrument: Instrument
+    timeframe: Timeframe
+    params: Mapping[str, str]
+
+    def series(self, timeframe: Timeframe | None = None) -> Series:
+        """The series so named, or the one of the same bars in another timeframe."""
+        variant = urlencode(sorted(self.params.items()))
+        return Series(self.instrument, timeframe or self.timeframe, variant)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a series: see DataOrchestrator.bars. Times in epoch milliseconds."""
+
+    since: int | None
+    before: int | None
+    limit: int
+    page_token: str | None = None
+
+
+class Stable(NamedTuple):
+    """What an answer was made of that only a change of these bars can change.
+
+    Base bars of `series` that open in `reach`, all of them settled.
+    """
+
+    series: Series
+    reach: TimeRange
+
+
+class BarsPage(NamedTuple):
+    """Bars, the times of rows that were filled in if any were asked for, gaps, and the next page."""
+
+    bars: list[Bar]
+    filled: list[int] | None
+    gaps: list[Gap]
+    next_page_token: str | None
+    stable: Stable | None
+
+
+class SymbolsPage(NamedTuple):
+    """Symbols in the order of their names, and where the next page begins."""
+
+    symbols: list[SymbolInfo]
+    next_page_token: str | None
+
+
+class MarketService:
+    """What the routes and the stream ask."""
+
+    def __init__(self, loader: PluginLoader, orchestrator: DataOrchestrator) -> None:
+        self._loader = loader
+        self._orchestrator = orchestrator
+
+    def markets(self) -> dict[str, list[str]]:
+        """Every market, with the names of its providers."""
+        return self._loader.get_all_markets()
+
+    def providers(self, market: str | None = None) -> list[Provider]:
+        """Every provider, or those of one market; UnknownMarket if nobody serves it."""
+        providers = self._loader.providers
+        if market is None:
+            return list(providers.values())
+        if market not in self.markets():
+            raise UnknownMarket(f"There is no market {market[:50]}.")
+        return [one for one in providers.values() if market in one.plugin.markets]
+
+    async def symbols(
+        self, market: str, provider: str, *, query: str, limit: int, page_token: str | None
+    ) -> SymbolsPage:
+        """Symbols whose own name or description holds `query`, whatever its case."""
+        listed = await self._loader.provider(provider).symbols(market)
+        wanted = query.casefold()
+        after = unpack(page_token, "symbol", field="page_token") if page_token else ""
+        found = sorted(
+            (
+                info
+                for info in listed.values()
+                if info.symbol > after
+                and (wanted in info.symbol.casefold() or wanted in info.name.casefold())
+            ),
+            key=lambda info: info.symbol,
+        )
+        more = pack("symbol", found[limit - 1].symbol) if len(found) > limit else None
+        return SymbolsPage(found[:limit], more)
+
+    async def feed(self, name: SeriesName) -> Feed:
+        """The base series that answers for `name`; NotFound, Unsupported or InvalidInput if none can."""
+        instrument = name.instrument
+        provider = self._loader.provider(instrument.provider)
+        info = await provider.symbol(instrument.market, instrument.symbol)
+        params = provider.load_params(name.params)
+        base = provider.base_of(instrument.symbol, name.timeframe)
+        life = TimeRange(
+            MIN_MS if info.first_ms is None else base.floor(info.first_ms),
+            MAX_MS if info.last_ms is None else base.ceil(info.last_ms),
+        )
+        return Feed(provider, name.series(base), params, life)
+
+    async def bars(self, name: SeriesName, window: Window, how: Fill | None = None) -> BarsPage:
+        """One page of bars; `page_token` goes on where the page that gave it ended.
+
+        With `how`, empty buckets get rows: from the first bar of the page on, or, where `since` is
+        given and an earlier bar is known, from `since` on. Each counts towards the limit.
+        """
+        feed = await self.feed(name)
+        timeframe, limit = name.timeframe, window.limit
+        since, before = window.since, window.before
+        side = "before" if since is None else "since"
+        if window.page_token:
+            edge_ms = unpack_time(window.page_token, side, field="page_token")
+            since, before = (None, edge_ms) if since is None else (edge_ms, before)
+        found = await self._orchestrator.bars(feed, timeframe, since=since, before=before, limit=limit)
+        filled: list[int] | None = None
+        if how is not None:
+            found, filled = await self._filled(feed, timeframe, found, since, limit, how)
+        edge_ms = found.reach.start_ms if since is None else found.reach.end_ms
+        token = pack(side, str(edge_ms)) if found.more else None
+        # Filled rows may say the close of a bar before the page, and the newest bars are never settled.
+        settled = how is None and not found.gaps and found.reach.end_ms <= feed.settled_end_ms()
+        stable = Stable(feed.series, found.reach) if settled else None
+        return BarsPage(found.bars, filled, found.gaps, token, stable)
+
+    async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
+        """What of the range nobody has answered for yet; asks nobody."""
+        feed = await self.feed(name)
+        return await self._orchestrator.gaps(feed, name.timeframe, since=since, before=before)
+
+    async def _filled(
+        self, feed: Feed, timeframe: Timeframe, found: Bars, since: int | None, limit: int, how: Fill
+    ) -> tuple[Bars, list[int]]:
+        """`found` with rows for its empty, closed buckets, cut to `limit` rows again."""
+        reach, bars = found.reach, found.bars
+        if since is None:
+            reach = TimeRange(max(reach.start_ms, timeframe.shift(reach.end_ms, -limit)), reach.end_ms)
+        else:
+            earlier = await self._orchestrator.bars(
+                feed, timeframe, since=None, before=reach.start_ms, limit=1
+            )
+            bars = [*earlier.bars, *bars]
+            first_ms = reach.start_ms if earlier.bars or not bars else bars[0][0]
+            reach = TimeRange(first_ms, min(reach.end_ms, timeframe.shift(first_ms, limit)))
+        closed = reach.clip(TimeRange(MIN_MS, timeframe.floor(feed.provider.now_ms())))
+        skip = [gap.range for gap in found.gaps]
+        rows, filled = await asyncio.to_thread(fill, bars, timeframe, closed, how=how, skip=skip)
+        rows = list(select(rows, since=reach.start_ms, before=reach.end_ms))
+        cut = (
+            reach.start_ms > found.reach.start_ms if since is None else reach.end_ms < found.reach.end_ms
+        )
+        return Bars(rows, reach, found.gaps, found.more or cut), filled

@@ -1,0 +1,101 @@
+"""Every metric, in one place: name, meaning and labels. `docs/metrics.md` lists them, tested."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """The metrics of one daemon, in a registry of its own so that two daemons can share a process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.http_requests = Counter(
+            "marketd_http_requests_total",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+        self.http_seconds = Histogram(
+            "marketd_http_request_seconds",
+            "Time to answer a request.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.bars_served = Counter(
+            "marketd_bars_served_total",
+            "Base bars that answered reads, by the source that had them.",
+            ["source"],
+            registry=registry,
+        )
+        self.bars_stored = Counter(
+            "marketd_bars_stored_total",
+            "Bars stored for the first time.",
+            ["provider"],
+            registry=registry,
+        )
+        self.bars_revised = Counter(
+            "marketd_bars_revised_total",
+            "Stored closed bars that the provider changed later.",
+            ["provider"],
+            registry=registry,
+        )
+        self.bars_refused = Counter(
+            "marketd_bars_refused_total",
+            "Bars refused because they cannot be right, by reason.",
+            ["provider", "reason"],
+            registry=registry,
+        )
+        self.fetch_seconds = Histogram(
+            "marketd_provider_fetch_seconds",
+            "Time a provider took for one page of bars.",
+            ["provider"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.provider_errors = Counter(
+            "marketd_provider_errors_total",
+            "Calls of a provider that failed, by error code.",
+            ["provider", "code"],
+            registry=registry,
+        )
+        self.provider_up = Gauge(
+            "marketd_provider_up",
+            "1 if the provider is open and its last call succeeded, else 0.",
+            ["provider"],
+            registry=registry,
+        )
+        self.plugins_failed = Gauge(
+            "marketd_plugins_failed",
+            "Installed plugins that could not be imported or registered.",
+            registry=registry,
+        )
+        self.stream_clients = Gauge(
+            "marketd_stream_clients", "WebSocket clients connected.", registry=registry
+        )
+        self.stream_subscriptions = Gauge(
+            "marketd_stream_subscriptions", "Streams that clients are subscribed to.", registry=registry
+        )
+        self.stream_upstreams = Gauge(
+            "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
+        )
+        self.stream_messages = Counter(
+            "marketd_stream_messages_total", "Messages written to WebSocket clients.", registry=registry
+        )
+        self.stream_conflated = Counter(
+            "marketd_stream_conflated_total",
+            "Forming bars replaced by a newer one before a client took them.",
+            registry=registry,
+        )
+        self.stream_cut = Counter(
+            "marketd_stream_cut_total", "Clients cut because they could not keep up.", registry=registry
+        )
+        self.task_crashes = Counter(
+            "marketd_task_crashes_total",
+            "Background tasks that failed and were started again.",
+            ["task"],
+            registry=registry,
+        )

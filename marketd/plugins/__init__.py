@@ -1,0 +1,27 @@
+"""The public API of plugin authors. A plugin imports from here and from `marketd.domain` alone."""
+
+from marketd.clock import Clock, ScaledClock
+from marketd.plugins.base import (
+    BarStreams,
+    BarUpdate,
+    MarketPlugin,
+    NoFields,
+    PluginContext,
+    TickStreams,
+)
+from marketd.plugins.fields import TimeField, TimeframeField
+from marketd.plugins.hookspecs import hookimpl
+
+__all__ = [
+    "BarStreams",
+    "BarUpdate",
+    "Clock",
+    "MarketPlugin",
+    "NoFields",
+    "PluginContext",
+    "ScaledClock",
+    "TickStreams",
+    "TimeField",
+    "TimeframeField",
+    "hookimpl",
+]

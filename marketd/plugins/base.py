@@ -1,0 +1,129 @@
+"""What a provider plugin is: one class with a small mandatory core, and capabilities beside it.
+
+The core of marketd owns retries, time limits, validation, storage and reconnects. A plugin translates
+between a vendor and the words of `marketd.domain`, raises `ProviderFailed` (or one of its children)
+when the vendor fails, and does nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from marshmallow import Schema
+
+from marketd.clock import Clock
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.instrument import SymbolInfo
+from marketd.domain.timeframe import Timeframe
+
+
+class NoFields(Schema):
+    """The schema of a plugin that takes no settings, no credentials or no parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginContext:
+    """What a plugin is given to work with.
+
+    `provider` is the name that the configuration gives this instance; `settings` and `credentials`
+    have been loaded through the plugin's own schemas.
+    """
+
+    provider: str
+    clock: Clock
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    credentials: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BarUpdate(NamedTuple):
+    """A bar as a stream reports it; `closed` only if the provider says that its interval is over."""
+
+    bar: Bar
+    closed: bool
+
+
+class MarketPlugin(ABC):
+    """The mandatory core of a provider.
+
+    Class attributes:
+        plugin: the name that a configuration's `plugin = "…"` asks for.
+        description: one sentence for people: what the data is and where it comes from.
+        settings_schema, credentials_schema, params_schema: marshmallow schemas of the provider's
+            section in the configuration, of its secrets, and of the extra parameters of one request.
+        page_limit: the most bars that one `fetch_ohlcv` returns.
+        concurrency: how many calls may be under way at once.
+        settle_ms: how long after its close a bar may still be absent from what the provider returns.
+            Until then marketd serves the bar but does not take its absence for proof.
+
+    Attributes set by the constructor or by `open`:
+        clock: the provider's present; a bar is forming while `clock.now_ms()` lies inside it. The
+            daemon's clock unless the plugin sets another.
+        markets: the asset classes served, e.g. ("crypto",).
+        timeframes: the base timeframes, those that the provider itself has. marketd derives others.
+    """
+
+    plugin: ClassVar[str]
+    description: ClassVar[str] = ""
+    settings_schema: ClassVar[type[Schema]] = NoFields
+    credentials_schema: ClassVar[type[Schema]] = NoFields
+    params_schema: ClassVar[type[Schema]] = NoFields
+    page_limit: ClassVar[int] = 1000
+    concurrency: ClassVar[int] = 4
+    settle_ms: ClassVar[int] = 0
+
+    markets: Sequence[str]
+    timeframes: Sequence[Timeframe]
+
+    def __init__(self, context: PluginContext) -> None:
+        self.context = context
+        self.clock = context.clock
+
+    async def open(self) -> None:  # noqa: B027 - most plugins have nothing to open
+        """Connects, and tests settings and keys. Raises what is wrong as ProviderFailed."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Frees what `open` took. Called once, also when `open` failed half-way."""
+
+    def timeframes_of(self, symbol: str) -> Sequence[Timeframe]:
+        """The base timeframes of one symbol; override where they are not the same for all."""
+        return self.timeframes
+
+    @abstractmethod
+    async def get_symbols(self, market: str) -> Sequence[SymbolInfo]:
+        """Every symbol of `market`, one of `markets`. A symbol names one instrument of the provider."""
+
+    @abstractmethod
+    async def fetch_ohlcv(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        since: int,
+        before: int,
+        limit: int,
+        params: Mapping[str, Any],
+    ) -> Sequence[Bar]:
+        """The first `limit` bars whose open time lies in `[since, before)`, ascending.
+
+        `timeframe` is one of `timeframes`, `since` and `before` are epoch milliseconds and `limit` is
+        at most `page_limit`. The forming bar is included where the provider has it. Fewer bars than
+        `limit` is the provider's word that the range holds no more: raise rather than return a part.
+        """
+
+
+class BarStreams(ABC):
+    """The capability of pushing bars as they form."""
+
+    @abstractmethod
+    def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+        """Updates of one series from now on, ascending, until it is closed or raises."""
+
+
+class TickStreams(ABC):
+    """The capability of pushing trades as they happen."""
+
+    @abstractmethod
+    def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
+        """Batches of one symbol's trades from now on, ascending, until it is closed or raises."""

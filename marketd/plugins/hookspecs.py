@@ -1,0 +1,20 @@
+"""The hooks that a package may implement. Hooks are synchronous and only declare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pluggy
+
+from marketd.plugins.base import MarketPlugin
+
+PROJECT = "marketd"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def marketd_providers() -> Sequence[type[MarketPlugin]]:
+    """Fires once at start, before any provider opens: the provider plugins of this package."""
+    raise NotImplementedError  # a specification is never called

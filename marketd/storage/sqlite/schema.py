@@ -1,0 +1,57 @@
+"""The SQLite schema as its history: migrations run forward only, each once, in order."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from marketd.domain.errors import StorageFailed
+
+# A bar is one row of a table clustered by (series, time), so that a range is one contiguous read.
+# NaN, which SQLite would turn into NULL, is kept as the text 'NaN'; `has_nan` of the series says that
+# there may be one. There are no foreign keys: SQLite would look up the series again for every bar,
+# and a series is found or made in the transaction that names it.
+MIGRATIONS = (
+    """
+    CREATE TABLE series (
+        id INTEGER PRIMARY KEY,
+        market TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        symbol TEXT NOT NULL,
+        timeframe TEXT NOT NULL,
+        variant TEXT NOT NULL,
+        has_nan INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (market, provider, symbol, timeframe, variant)
+    );
+    CREATE TABLE bar (
+        series INTEGER NOT NULL,
+        t INTEGER NOT NULL,
+        open REAL,
+        high REAL,
+        low REAL,
+        close REAL,
+        volume REAL,
+        rev INTEGER NOT NULL DEFAULT 0,
+        revised_at INTEGER,
+        PRIMARY KEY (series, t)
+    ) WITHOUT ROWID;
+    CREATE TABLE coverage (
+        series INTEGER NOT NULL,
+        range_start INTEGER NOT NULL,
+        range_end INTEGER NOT NULL,
+        PRIMARY KEY (series, range_start)
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Brings the schema of an owned, writable database up to date, each step in its transaction."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise StorageFailed(
+            f"The database has schema {version}, made by a newer marketd; "
+            f"this one knows schemas up to {len(MIGRATIONS)}. "
+            "Upgrade marketd, or choose another database with [storage] url."
+        )
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")

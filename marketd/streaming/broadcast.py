@@ -1,0 +1,41 @@
+"""Who is told what: the subscriptions of every stream, and one message for all of them."""
+
+from __future__ import annotations
+
+from marketd.domain.instrument import Series
+from marketd.metrics import Metrics
+from marketd.streaming.events import Event
+from marketd.streaming.messages import event_message
+from marketd.streaming.subscription import Subscription
+
+
+class BroadcastManager:
+    """Fans events out to subscriptions. Publishing only enqueues: it never waits for a client."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._streams: dict[Series, set[Subscription]] = {}
+
+    def add(self, subscription: Subscription) -> None:
+        """From now on the subscription is told what is published of its series."""
+        self._streams.setdefault(subscription.series, set()).add(subscription)
+        self._metrics.stream_subscriptions.inc()
+
+    def remove(self, subscription: Subscription) -> bool:
+        """Ends that; True if the series has no subscription left."""
+        stream = self._streams[subscription.series]
+        stream.remove(subscription)
+        self._metrics.stream_subscriptions.dec()
+        if not stream:
+            del self._streams[subscription.series]
+        return not stream
+
+    def publish(self, series: Series, event: Event) -> None:
+        """Tells every subscription of `series`."""
+        stream = self._streams.get(series)
+        if not stream:
+            return
+        message = event_message(series, event)
+        if message is not None:
+            for subscription in stream:
+                subscription.deliver(event, message)

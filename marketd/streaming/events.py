@@ -1,0 +1,38 @@
+"""What happens to a series while it is followed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from marketd.domain.bar import Bar
+from marketd.domain.gap import Gap
+
+
+class BarEvent(NamedTuple):
+    """A bar as it forms, or closed (`rev` 0), or a closed interval changed (`rev` 1, 2 …)."""
+
+    bar: Bar
+    closed: bool
+    rev: int = 0
+
+
+class Progress(NamedTuple):
+    """Every bar that opens before `next_ms` has been published or does not exist."""
+
+    next_ms: int
+
+
+class GapEvent(NamedTuple):
+    """A range that live passes over, because what the provider has for it cannot be right."""
+
+    gap: Gap
+
+
+class HealthEvent(NamedTuple):
+    """The feed is `live` again, or `down` for the reason in `message`."""
+
+    state: str
+    message: str
+
+
+Event: TypeAlias = BarEvent | Progress | GapEvent | HealthEvent

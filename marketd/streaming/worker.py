@@ -1,0 +1,174 @@
+"""Follows one base series at its provider: the one upstream, however many clients.
+
+The worker keeps `next_ms`, the open time of the first bar that it has not published as closed. A bar
+is stored, then published, then passed; what the stream leaves out is asked of the provider's history
+before live goes on. So whoever has the history before `next_ms` and listens from there misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+from marketd.domain.bar import Bar
+from marketd.domain.errors import MarketdError
+from marketd.domain.gap import Gap
+from marketd.domain.timerange import TimeRange
+from marketd.plugins.base import BarUpdate
+from marketd.plugins.feed import Feed
+from marketd.storage import Storage
+from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent, Progress
+
+log = logging.getLogger(__name__)
+
+# How long after a close the stream is given to report the bar before the history is asked.
+_GRACE_MS = 1_000
+_CATCH_UP_BARS = 5_000
+_QUEUE = 1_000
+_SHORTEST_POLL_MS, _LONGEST_POLL_MS = 1_000, 15_000
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+
+
+class History(Protocol):
+    """What the worker needs of the past."""
+
+    async def closed(self, feed: Feed, span: TimeRange) -> tuple[list[Bar], list[Gap]]:
+        """Every closed bar of `span`, which is stored by then, and the ranges that cannot be had.
+
+        Raises ProviderFailed or NotReady while a part of it might still be had.
+        """
+
+    async def forming(self, feed: Feed) -> Bar | None:
+        """The forming bar, if there has been a trade yet. Raises ProviderFailed or NotReady."""
+
+
+class SeriesWorker:
+    """One followed series. `emit` is called in order and must not block."""
+
+    def __init__(
+        self, feed: Feed, *, history: History, storage: Storage, emit: Callable[[Event], None]
+    ) -> None:
+        self.next_ms = feed.settled_end_ms()
+        self._feed = feed
+        self._timeframe = feed.series.timeframe
+        self._history = history
+        self._storage = storage
+        self._emit = emit
+        self._is_down = False
+
+    async def run(self) -> None:
+        """Follows until cancelled; when the provider fails, says so, waits and begins again."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            before_ms = self.next_ms
+            try:
+                await self._follow()
+            except MarketdError as error:
+                if not self._is_down:
+                    log.warning("feed down series=%s reason=%s", self._feed.series, error.message)
+                    self._is_down = True
+                    self._emit(HealthEvent("down", error.message))
+            if self.next_ms > before_ms:
+                pause_s = _FIRST_PAUSE_S
+            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _follow(self) -> None:
+        """One connection's life: raises when it ends."""
+        inbox: asyncio.Queue[BarUpdate | int] = asyncio.Queue(_QUEUE)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(inbox))
+                group.create_task(self._watch_closes(inbox))
+                await self._catch_up(self._feed.settled_end_ms())
+                while True:
+                    item = await inbox.get()
+                    if isinstance(item, BarUpdate):
+                        await self._take(item)
+                    else:
+                        await self._catch_up(item)
+                    self._is_up()
+        except* MarketdError as failures:
+            raise _first(failures) from None
+
+    async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
+        provider = self._feed.provider
+        symbol = self._feed.series.instrument.symbol
+        streams = "bar_stream" in provider.features
+        updates = provider.stream(symbol, self._timeframe) if streams else self._poll()
+        async with aclosing(updates):
+            async for update in updates:
+                await inbox.put(update)
+
+    async def _poll(self) -> AsyncGenerator[BarUpdate, None]:
+        """What a stream would say, for a provider without one."""
+        clock = self._feed.provider.plugin.clock
+        period_ms = min(max(self._timeframe.nominal_ms // 10, _SHORTEST_POLL_MS), _LONGEST_POLL_MS)
+        while True:
+            forming = await self._history.forming(self._feed)
+            if forming is not None:
+                yield BarUpdate(forming, closed=False)
+            await clock.sleep_until(clock.now_ms() + period_ms)
+
+    async def _watch_closes(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
+        """Puts the time up to which every bar should have been reported, whenever that moves on."""
+        plugin, timeframe = self._feed.provider.plugin, self._timeframe
+        lag_ms = plugin.settle_ms + _GRACE_MS
+        while True:
+            await plugin.clock.sleep_until(timeframe.end(plugin.clock.now_ms() - lag_ms) + lag_ms)
+            # The clock may have jumped over several closes.
+            await inbox.put(timeframe.floor(plugin.clock.now_ms() - lag_ms))
+
+    async def _take(self, update: BarUpdate) -> None:
+        bar, closed = update
+        if bar[0] > self.next_ms:
+            # The stream has gone on to a later interval: those before it are over.
+            plugin = self._feed.provider.plugin
+            await plugin.clock.sleep_until(bar[0] + plugin.settle_ms)
+            await self._catch_up(bar[0])
+        if not closed:
+            if bar[0] == self.next_ms:
+                self._emit(BarEvent(bar, closed=False))
+            return
+        end_ms = self._timeframe.end(bar[0])
+        stored = await self._storage.store(
+            self._feed.series, [bar], [TimeRange(bar[0], end_ms)], at_ms=self._feed.provider.now_ms()
+        )
+        if bar[0] == self.next_ms:
+            self._emit(BarEvent(bar, closed=True))
+            self._advance(end_ms)
+        else:
+            # Its interval was passed already: as it was, or as one without a bar.
+            rev = stored.revised[0].rev if stored.revised else stored.inserted
+            if rev:
+                self._emit(BarEvent(bar, closed=True, rev=rev))
+
+    async def _catch_up(self, until_ms: int) -> None:
+        """Publishes what history has of the intervals before `until_ms` that were not published."""
+        while self.next_ms < until_ms:
+            end_ms = min(until_ms, self._timeframe.shift(self.next_ms, _CATCH_UP_BARS))
+            bars, gaps = await self._history.closed(self._feed, TimeRange(self.next_ms, end_ms))
+            for gap in gaps:
+                self._emit(GapEvent(gap))
+            for bar in bars:
+                self._emit(BarEvent(bar, closed=True))
+            self._advance(end_ms)
+
+    def _advance(self, next_ms: int) -> None:
+        self.next_ms = next_ms
+        self._emit(Progress(next_ms))
+
+    def _is_up(self) -> None:
+        if self._is_down:
+            self._is_down = False
+            log.info("feed live again series=%s", self._feed.series)
+            self._emit(HealthEvent("live", ""))
+
+
+def _first(group: BaseExceptionGroup[MarketdError]) -> MarketdError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

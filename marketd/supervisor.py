@@ -1,0 +1,63 @@
+"""Background tasks with an owner: named, started again when they crash, and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from marketd.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+
+
+class Supervisor:
+    """Owns the daemon's background tasks. `stop` cancels them and returns when all have ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Runs `work` until it returns; a crash is logged, counted and followed by a new start."""
+        task = asyncio.create_task(self._keep_running(name, work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stop(self) -> None:
+        """Cancels every task and waits for its end."""
+        await cancel_all(self._tasks)
+
+    async def _keep_running(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            started_s = loop.time()
+            try:
+                return await work()
+            except Exception:
+                if task is not None and task.cancelling():
+                    raise  # it was told to end, and has
+                if loop.time() - started_s > _LONGEST_PAUSE_S:
+                    # It had recovered: this is a new fault, not the last one over again.
+                    pause_s = _FIRST_PAUSE_S
+                log.exception("task crashed task=%s restart_in_s=%.1f", name, pause_s)
+                self._metrics.task_crashes.labels(name).inc()
+            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancels `tasks` and waits until all have ended; what one failed with is logged."""
+    pending = list(tasks)
+    for task in pending:
+        task.cancel()
+    for task, end in zip(pending, await asyncio.gather(*pending, return_exceptions=True), strict=True):
+        if isinstance(end, Exception):
+            log.error("task failed task=%s", task.get_name(), exc_info=end)

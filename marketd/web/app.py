@@ -1,0 +1,71 @@
+"""The aiohttp application: which address leads to which handler."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from marketd.config import ServerConfig, StreamConfig
+from marketd.encoding import to_json
+from marketd.market.service import MarketService
+from marketd.metrics import Metrics
+from marketd.plugins.loader import PluginLoader
+from marketd.streaming.service import SubscriptionService
+from marketd.web import docs_page, keys, openapi, validation
+from marketd.web.errors import Handler, errors
+from marketd.web.middlewares import measured, strict
+from marketd.web.ready import READY, ReadyAnswers, ready
+from marketd.web.routes import market as market_routes
+from marketd.web.routes import system as system_routes
+from marketd.web.ws.endpoint import StreamEndpoint
+
+
+def make_app(
+    *,
+    server: ServerConfig,
+    stream: StreamConfig,
+    market: MarketService,
+    loader: PluginLoader,
+    subscriptions: SubscriptionService,
+    metrics: Metrics,
+    readiness: keys.Readiness,
+    answers: ReadyAnswers,
+) -> web.Application:
+    """An application over services that are open already and are closed by who opened them."""
+    app = web.Application(
+        middlewares=[measured, ready, errors, strict, validation.validation_middleware],
+        client_max_size=server.max_body,
+    )
+    validation.install(app)
+    app[keys.MARKET] = market
+    app[keys.LOADER] = loader
+    app[keys.SUBSCRIPTIONS] = subscriptions
+    app[keys.METRICS] = metrics
+    app[keys.READINESS] = readiness
+    app[keys.STREAM_CONFIG] = stream
+    app[READY] = answers
+    endpoint = StreamEndpoint()
+    app.on_shutdown.append(endpoint.shutdown)
+    app.add_routes(
+        [
+            _get("/api/v1/markets", market_routes.get_markets),
+            _get("/api/v1/providers", market_routes.get_providers),
+            _get("/api/v1/symbols", market_routes.get_symbols),
+            _get("/api/v1/ohlcv", market_routes.get_ohlcv),
+            _get("/api/v1/gaps", market_routes.get_gaps),
+            _get("/api/v1/stream", endpoint.handle),
+            _get("/", system_routes.get_root),
+            _get("/healthz", system_routes.get_healthz),
+            _get("/readyz", system_routes.get_readyz),
+            _get("/metrics", system_routes.get_metrics),
+            _get("/openapi.json", system_routes.get_openapi),
+            _get("/docs", system_routes.get_docs),
+        ]
+    )
+    document = openapi.describe(app)
+    app[keys.OPENAPI] = to_json(document)
+    app[keys.DOCS_PAGE] = docs_page.render(document)
+    return app
+
+
+def _get(path: str, handler: Handler) -> web.RouteDef:
+    return web.get(path, handler, allow_head=False)

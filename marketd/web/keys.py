@@ -1,0 +1,31 @@
+"""What the handlers find in the application."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aiohttp import web
+
+from marketd.config import StreamConfig
+from marketd.market.service import MarketService
+from marketd.metrics import Metrics
+from marketd.plugins.loader import PluginLoader
+from marketd.streaming.service import SubscriptionService
+
+
+class Readiness(Protocol):
+    """Whether the daemon can answer."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True once the store is open and the providers are set up, until shutdown begins."""
+
+
+MARKET = web.AppKey("MARKET", MarketService)
+LOADER = web.AppKey("LOADER", PluginLoader)
+SUBSCRIPTIONS = web.AppKey("SUBSCRIPTIONS", SubscriptionService)
+METRICS = web.AppKey("METRICS", Metrics)
+READINESS = web.AppKey("READINESS", Readiness)
+STREAM_CONFIG = web.AppKey("STREAM_CONFIG", StreamConfig)
+OPENAPI = web.AppKey("OPENAPI", bytes)
+DOCS_PAGE = web.AppKey("DOCS_PAGE", str)

@@ -1,0 +1,132 @@
+"""Markets, providers, symbols, bars and gaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from marketd.domain.instrument import Instrument
+from marketd.encoding import to_json
+from marketd.market.service import SeriesName, Window
+from marketd.plugins.provider import Provider
+from marketd.web import schemas
+from marketd.web.formats import ARROW, CSV, JSON, Answer, chosen, gaps_out, respond
+from marketd.web.keys import MARKET
+from marketd.web.ready import STABLE
+from marketd.web.validation import QUERY, operation
+
+
+@operation(
+    "market",
+    "Markets and who serves them",
+    query=schemas.NoQuery,
+    answers={200: (schemas.MarketsOut, "Every market, in order.")},
+)
+async def get_markets(request: web.Request) -> web.Response:
+    markets = request.app[MARKET].markets()
+    return _json({"markets": [{"market": name, "providers": by} for name, by in markets.items()]})
+
+
+@operation(
+    "market",
+    "Providers, what they can and how they are",
+    query=schemas.ProvidersQuery,
+    answers={200: (schemas.ProvidersOut, "The providers of the configuration.")},
+)
+async def get_providers(request: web.Request) -> web.Response:
+    providers = request.app[MARKET].providers(request[QUERY].get("market"))
+    return _json({"providers": [_provider(provider) for provider in providers]})
+
+
+@operation(
+    "market",
+    "Symbols of a provider",
+    query=schemas.SymbolsQuery,
+    answers={200: (schemas.SymbolsOut, "Symbols in the order of their names.")},
+)
+async def get_symbols(request: web.Request) -> web.Response:
+    query = request[QUERY]
+    page = await request.app[MARKET].symbols(
+        query["market"],
+        query["provider"],
+        query=query["query"],
+        limit=query["limit"],
+        page_token=query.get("page_token"),
+    )
+    symbols = [
+        {
+            "symbol": info.symbol,
+            "name": info.name,
+            "base": info.base,
+            "quote": info.quote,
+            "first": info.first_ms,
+            "last": info.last_ms,
+        }
+        for info in page.symbols
+    ]
+    return _json({"symbols": symbols, "next_page_token": page.next_page_token})
+
+
+@operation(
+    "bars",
+    "Bars of a series",
+    query=schemas.OhlcvQuery,
+    answers={200: (schemas.OhlcvOut, "Bars, ascending by time.")},
+    description="The first bars from `since`, or the last ones before `before`. A bar whose interval "
+    "has not ended is the newest and still changes. What could not be had is listed in `gaps`, and "
+    "`complete` is false then; an interval without a bar outside the gaps had no trade. "
+    "Keys that are not listed here go to the provider as its own parameters. "
+    "`Accept: text/csv` or `application/vnd.apache.arrow.stream` gives other formats: there `filled` is "
+    "a column, and the headers Marketd-Complete and Marketd-Next-Page-Token say the rest.",
+    produces=(JSON, CSV, ARROW),
+)
+async def get_ohlcv(request: web.Request) -> web.Response:
+    kind = chosen(",".join(request.headers.getall("Accept", [])))
+    query = request[QUERY]
+    name = _series_name(query)
+    window = Window(query.get("since"), query.get("before"), query["limit"], query.get("page_token"))
+    page = await request.app[MARKET].bars(name, window, query.get("fill"))
+    if page.stable is not None:
+        request[STABLE] = page.stable
+    return await respond(kind, Answer(name, page))
+
+
+@operation(
+    "bars",
+    "What is not known of a series",
+    query=schemas.GapsQuery,
+    answers={200: (schemas.GapsOut, "Gaps, ascending by time.")},
+    description="The ranges that no provider has answered for yet. Asks no provider.",
+)
+async def get_gaps(request: web.Request) -> web.Response:
+    query = request[QUERY]
+    gaps = await request.app[MARKET].gaps(
+        _series_name(query), since=query.get("since"), before=query.get("before")
+    )
+    return _json({"gaps": gaps_out(gaps)})
+
+
+def _series_name(query: dict[str, Any]) -> SeriesName:
+    return SeriesName(
+        Instrument(query["market"], query["provider"], query["symbol"]),
+        query["timeframe"],
+        query["params"],
+    )
+
+
+def _provider(provider: Provider) -> dict[str, Any]:
+    plugin = provider.plugin
+    return {
+        "provider": provider.name,
+        "plugin": plugin.plugin,
+        "description": plugin.description,
+        "markets": list(plugin.markets),
+        "timeframes": [str(timeframe) for timeframe in plugin.timeframes],
+        "features": provider.features,
+        "health": {"state": provider.health.state, "message": provider.health.message},
+    }
+
+
+def _json(body: dict[str, Any]) -> web.Response:
+    return web.Response(body=to_json(body), content_type="application/json")

@@ -1,0 +1,315 @@
+"""What goes in and out, field by field: the validation of input, and the document of output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import (
+    INCLUDE,
+    Schema,
+    ValidationError,
+    fields,
+    post_load,
+    validate,
+    validates_schema,
+)
+
+from marketd.domain.errors import InvalidInput
+from marketd.domain.fill import Fill
+from marketd.domain.instant import epoch_ms
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import MAX_MS, MIN_MS
+
+DEFAULT_LIMIT, MOST = 500, 10_000
+_WANTED_TIME = (
+    "has to be epoch milliseconds, or RFC 3339 with an offset like 2024-01-31T14:30:00Z, "
+    "from 1970 up to 2100."
+)
+_WANTED_TIMEFRAME = (
+    "has to be a count and one of s, m, h, d, w, M (month) or y, like 1m, 4h or 1M, "
+    "of ten years at the most."
+)
+
+
+class Input(Schema):
+    """What a client sends. A reason follows the name of its field, and both make a sentence."""
+
+    error_messages = {"unknown": "is not known here."}  # noqa: RUF012 - marshmallow's own declaration
+
+
+def reasons(wanted: str) -> dict[str, Any]:
+    """Why a field is refused, by marshmallow's kinds of faults: it is missing, or not what is wanted."""
+    kinds = ("null", "invalid", "invalid_utf8", "too_large", "unknown")
+    return dict.fromkeys(kinds, wanted) | {"required": "is missing."}
+
+
+class Text(fields.String):
+    """Text of `least` to `most` characters."""
+
+    def __init__(self, most: int, *, least: int = 1, **options: Any) -> None:
+        wanted = f"has to be text of {least} to {most} characters."
+        length = validate.Length(least, most, error=wanted)
+        super().__init__(validate=length, error_messages=reasons(wanted), **options)
+
+
+class Limit(fields.Integer):
+    """How many rows an answer may have at the most."""
+
+    def __init__(self, meaning: str) -> None:
+        wanted = f"has to be a whole number from 1 to {MOST}."
+        super().__init__(
+            load_default=DEFAULT_LIMIT,
+            validate=validate.Range(1, MOST, error=wanted),
+            error_messages=reasons(wanted),
+            metadata={"description": meaning},
+        )
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        # int() would take "1_000" and " 7 ", too.
+        if not (isinstance(value, str) and value.isascii() and value.isdecimal()):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Time(fields.Field[int]):
+    """A time in epoch milliseconds, or RFC 3339 text with an offset; between 1970 and 2100."""
+
+    def __init__(self, meaning: str, **options: Any) -> None:
+        super().__init__(
+            error_messages=reasons(_WANTED_TIME),
+            metadata={
+                "description": f"{meaning} Epoch milliseconds or RFC 3339.",
+                "anyOf": [
+                    {"type": "integer", "minimum": MIN_MS, "maximum": MAX_MS - 1},
+                    {"type": "string", "format": "date-time", "pattern": "^(19[7-9]|20[0-9])[0-9]-"},
+                ],
+            },
+            **options,
+        )
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        try:
+            # RFC 3339 takes t and z, too; Python does not.
+            return epoch_ms(value.upper() if isinstance(value, str) else value)
+        except ValueError:
+            raise self.make_error("invalid") from None
+
+
+class TimeframeText(fields.Field[Timeframe]):
+    """A timeframe such as 1m, 4h, 1d or 1M (a month)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            required=True,
+            error_messages=reasons(_WANTED_TIMEFRAME),
+            metadata={
+                "description": "A count and one of s m h d w M y; 1M is a month. Ten years at the most.",
+                "type": "string",
+                "pattern": "^[1-9][0-9]{0,5}[smhdwMy]$",
+                "examples": ["1m", "1h", "1d"],
+            },
+        )
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> Timeframe:
+        try:
+            return Timeframe.parse(value if isinstance(value, str) else "")
+        except InvalidInput:
+            raise self.make_error("invalid") from None
+
+
+def market_field(**options: Any) -> Text:
+    return Text(64, metadata={"description": "e.g. crypto"}, **options)
+
+
+def provider_field() -> Text:
+    return Text(64, required=True, metadata={"description": "e.g. sim"})
+
+
+def page_token_field() -> Text:
+    return Text(
+        400,
+        metadata={"description": "next_page_token of the answer before, with the same question."},
+    )
+
+
+class SeriesQuery(Input):
+    """A series; every key that is not declared is a parameter of the provider's own, in `params`."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    market = market_field(required=True)
+    provider = provider_field()
+    symbol = Text(128, required=True, metadata={"description": "The provider's own spelling."})
+    timeframe = TimeframeText()
+
+    @validates_schema
+    def _in_order(self, data: dict[str, Any], **_: Any) -> None:
+        since, before = data.get("since"), data.get("before")
+        if since is not None and before is not None and since > before:
+            raise ValidationError("must not be after before.", "since")
+
+    @post_load
+    def _with_params(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        params = {key: data.pop(key) for key in list(data) if key not in self.fields}
+        return data | {"params": params}
+
+
+class OhlcvQuery(SeriesQuery):
+    since = Time("The first bars that open at or after this time; without it, the last ones.")
+    before = Time("Bars that open before this time; without it, up to now.")
+    limit = Limit("The most bars of the answer.")
+    page_token = page_token_field()
+    fill = fields.Enum(
+        Fill,
+        by_value=True,
+        error_messages=reasons("has to be null or prev."),
+        metadata={
+            "description": "Rows for intervals without a bar: null, or prev for the previous close. "
+            "The answer lists them in `filled`."
+        },
+    )
+
+
+class GapsQuery(SeriesQuery):
+    since = Time("Where to look from; without it, as far back as history goes.")
+    before = Time("Where to look to; without it, up to now.")
+
+
+class ProvidersQuery(Input):
+    market = market_field()
+
+
+class SymbolsQuery(Input):
+    market = market_field(required=True)
+    provider = provider_field()
+    query = Text(
+        128,
+        least=0,
+        load_default="",
+        metadata={"description": "A part of the symbol or its name, whatever the case."},
+    )
+    limit = Limit("The most symbols of the answer.")
+    page_token = page_token_field()
+
+
+class NoQuery(Input):
+    """No query at all: every key is unknown."""
+
+
+class MarketOut(Schema):
+    market = fields.String(required=True)
+    providers = fields.List(fields.String(), required=True)
+
+
+class MarketsOut(Schema):
+    markets = fields.List(fields.Nested(MarketOut), required=True)
+
+
+class HealthOut(Schema):
+    state = fields.String(required=True, validate=validate.OneOf(["opening", "up", "down"]))
+    message = fields.String(required=True)
+
+
+class ProviderOut(Schema):
+    provider = fields.String(required=True)
+    plugin = fields.String(required=True)
+    description = fields.String(required=True)
+    markets = fields.List(fields.String(), required=True)
+    timeframes = fields.List(
+        fields.String(), required=True, metadata={"description": "Its own; others are derived."}
+    )
+    features = fields.List(fields.String(), required=True)
+    health = fields.Nested(HealthOut, required=True)
+
+
+class ProvidersOut(Schema):
+    providers = fields.List(fields.Nested(ProviderOut), required=True)
+
+
+class SymbolOut(Schema):
+    symbol = fields.String(required=True)
+    name = fields.String(required=True)
+    base = fields.String(required=True)
+    quote = fields.String(required=True)
+    first = fields.Integer(required=True, allow_none=True)
+    last = fields.Integer(required=True, allow_none=True)
+
+
+class SymbolsOut(Schema):
+    symbols = fields.List(fields.Nested(SymbolOut), required=True)
+    next_page_token = fields.String(required=True, allow_none=True)
+
+
+class GapOut(Schema):
+    start = fields.Integer(required=True)
+    end = fields.Integer(required=True, metadata={"description": "Exclusive."})
+    reason = fields.String(
+        required=True, validate=validate.OneOf(["pending", "feed_down", "unrecoverable"])
+    )
+
+
+class GapsOut(Schema):
+    gaps = fields.List(fields.Nested(GapOut), required=True)
+
+
+# NaN and the infinities are text: JSON has no number for them.
+_NUMBER = {"anyOf": [{"type": ["number", "null"]}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+
+
+class OhlcvOut(Schema):
+    market = fields.String(required=True)
+    provider = fields.String(required=True)
+    symbol = fields.String(required=True)
+    timeframe = fields.String(required=True)
+    bars = fields.List(
+        fields.Raw(metadata={"type": "array", "items": _NUMBER, "minItems": 6, "maxItems": 6}),
+        required=True,
+        metadata={"description": "[open time, open, high, low, close, volume], ascending."},
+    )
+    filled = fields.List(
+        fields.Integer(), metadata={"description": "With fill: the times of rows that are no bars."}
+    )
+    complete = fields.Boolean(required=True)
+    gaps = fields.List(fields.Nested(GapOut), required=True)
+    next_page_token = fields.String(required=True, allow_none=True)
+
+
+class StateOut(Schema):
+    status = fields.String(required=True)
+
+
+class PluginOut(Schema):
+    plugin = fields.String(required=True)
+    package = fields.String(required=True)
+    version = fields.String(required=True)
+    provides = fields.List(fields.String(), required=True)
+    error = fields.String(required=True)
+
+
+class ProviderStateOut(Schema):
+    provider = fields.String(required=True)
+    state = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class ReadyOut(Schema):
+    status = fields.String(required=True, validate=validate.OneOf(["ready", "not_ready"]))
+    plugins = fields.List(fields.Nested(PluginOut), required=True)
+    providers = fields.List(fields.Nested(ProviderStateOut), required=True)
+
+
+class ProblemOut(Schema):
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    code = fields.String(required=True, metadata={"description": "Stable; for programs."})
+    detail = fields.String(required=True, metadata={"description": "One sentence; for people."})
+    field = fields.String(metadata={"description": "The input at fault."})

@@ -1,0 +1,1 @@
+"""The stream: a socket's life, and what clients may say on it."""

@@ -1,0 +1,40 @@
+"""Who listens to a store hears of every change, and of nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from scripted import INSTRUMENT, MINUTE, START, M, bar
+
+from marketd.domain.instrument import Series
+from marketd.domain.timerange import TimeRange
+from marketd.storage import Storage
+
+SERIES = Series(INSTRUMENT, MINUTE)
+
+
+async def test_new_and_revised_bars_are_told_before_store_returns(storage: Storage) -> None:
+    told: list[tuple[Series, TimeRange]] = []
+    storage.listen(lambda series, span: told.append((series, span)))
+    await storage.store(SERIES, [bar(0), bar(3)], [], at_ms=START)
+    assert told == [(SERIES, TimeRange(START, START + 3 * M + 1))]
+    await storage.store(SERIES, [bar(3, close=5.0)], [], at_ms=START)
+    assert told[1:] == [(SERIES, TimeRange(START + 3 * M, START + 3 * M + 1))]
+
+
+async def test_what_changes_no_bar_is_not_told(storage: Storage) -> None:
+    await storage.store(SERIES, [bar(0)], [], at_ms=START)
+    told: list[Series] = []
+    storage.listen(lambda series, span: told.append(series))
+    await storage.store(SERIES, [bar(0)], [TimeRange(START, START + M)], at_ms=START)
+    await storage.store(SERIES, [], [TimeRange(START, START + 9 * M)], at_ms=START)
+    assert told == []
+
+
+async def test_a_write_whose_caller_was_cancelled_is_told_all_the_same(storage: Storage) -> None:
+    told = asyncio.Event()
+    storage.listen(lambda series, span: told.set())
+    writing = asyncio.ensure_future(storage.store(SERIES, [bar(0)], [], at_ms=START))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.wait_for(told.wait(), 5)

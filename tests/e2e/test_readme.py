@@ -1,0 +1,77 @@
+"""What the README says works as it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+Launch = Callable[..., Any]
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+SIM = '[providers.sim]\nplugin = "sim"\n'
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def at(text: str, url: str) -> str:
+    """The text for a daemon at another port."""
+    return text.replace("127.0.0.1:8710", url.removeprefix("http://"))
+
+
+async def run(*command: str) -> str:
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
+    return output.decode()
+
+
+async def test_the_curl_commands(launch: Launch) -> None:
+    daemon = await launch(SIM)
+    commands = re.findall(r"^curl .*$", "\n".join(blocks("sh")), re.MULTILINE)
+    assert len(commands) == 2
+    # Only the addresses are taken from them: a machine that runs the tests need not have curl.
+    async with aiohttp.ClientSession() as session:
+        answers = []
+        for command in commands:
+            _, address = shlex.split(at(command, daemon.url))
+            async with session.get(address) as response:
+                answers.append(await response.json())
+    assert answers[0]["markets"]
+    assert len(answers[1]["bars"]) == 100
+
+
+async def test_the_websocket_client(launch: Launch) -> None:
+    daemon = await launch(SIM)
+    (source,) = (one for one in blocks("python") if "websockets" in one)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", at(source, daemon.url), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        seen: dict[str, Any] = {}
+        async with asyncio.timeout(20):
+            while "bar" not in seen:
+                message = json.loads(await process.stdout.readline())
+                seen.setdefault(message["type"], message)
+    finally:
+        process.kill()
+        await process.communicate()
+    assert list(seen) == ["subscribed", "snapshot", "bar"]
+    assert 55 <= len(seen["snapshot"]["bars"]) <= 60
+
+
+async def test_the_client_that_comes_along(launch: Launch) -> None:
+    daemon = await launch(SIM)
+    (source,) = (one for one in blocks("python") if "MarketdClient" in one)
+    source = source.replace("MarketdClient()", f"MarketdClient({daemon.url!r})")
+    assert (await run(sys.executable, "-c", source)).strip().endswith("True")

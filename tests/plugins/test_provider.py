@@ -1,0 +1,219 @@
+"""The guard around a plugin: opened once, bounded, retried, and its health told once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import pytest
+from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar, provider_of, scripted
+
+from marketd.domain.bar import Bar
+from marketd.domain.errors import (
+    InvalidInput,
+    NotReady,
+    ProviderFailed,
+    ProviderRateLimited,
+    ProviderTimeout,
+    UnknownMarket,
+    UnknownSymbol,
+)
+from marketd.domain.instrument import SymbolInfo
+from marketd.domain.timerange import TimeRange
+from marketd.plugins.provider import Health
+
+SPAN = TimeRange(START, START + 10 * M)
+BARS = [bar(minute) for minute in range(10)]
+
+
+class Closed(ScriptedPlugin):
+    """Refuses to open until told otherwise."""
+
+    refuses = True
+
+    async def open(self) -> None:
+        await super().open()
+        if self.refuses:
+            raise ProviderFailed("the key was refused.", transient=False)
+
+
+class Symbols(ScriptedPlugin):
+    """Counts and may fail its symbol list."""
+
+    asked = 0
+    fails = False
+
+    async def get_symbols(self, market: str) -> Sequence[SymbolInfo]:
+        self.asked += 1
+        if self.fails:
+            raise ProviderFailed("no symbols today.", transient=False)
+        return [self.info, SymbolInfo("SPY", "us_equity")]
+
+
+async def test_it_opens_once_however_many_ask() -> None:
+    plugin = scripted(BARS, now_ms=START + M)
+    provider = provider_of(plugin)
+    assert provider.health == Health("opening")
+    await asyncio.gather(*(provider.symbols("crypto") for _ in range(10)), provider.open())
+    assert plugin.opens == 1
+    assert provider.health == Health("up")
+
+
+async def test_a_provider_that_does_not_open_says_why_and_is_not_asked_again_at_once() -> None:
+    plugin = scripted(BARS, now_ms=START + M, cls=Closed)
+    provider = provider_of(plugin)
+    with pytest.raises(ProviderFailed, match="key was refused"):
+        await provider.open()
+    with pytest.raises(NotReady, match="key was refused"):
+        await provider.fetch("BTC/USD", MINUTE, SPAN, {})
+    assert plugin.opens == 1
+    assert provider.health == Health("down", "the key was refused.")
+
+
+async def test_a_call_that_hangs_is_a_timeout() -> None:
+    plugin = scripted(BARS, now_ms=START + M)
+
+    async def hang() -> list[Bar]:
+        await asyncio.Event().wait()
+        return []
+
+    plugin.answers = [lambda _: hang()]
+    with pytest.raises(ProviderTimeout, match=r"within 0\.05 s"):
+        await provider_of(plugin, timeout_ms=50).fetch("BTC/USD", MINUTE, SPAN, {})
+
+
+async def test_a_foreign_exception_is_told_by_its_kind_alone() -> None:
+    plugin = scripted(BARS, now_ms=START + M)
+
+    def fail(_: Sequence[Bar]) -> None:
+        raise ValueError("https://vendor/?apikey=secret")
+
+    plugin.answers = [fail]
+    with pytest.raises(ProviderFailed) as failure:
+        await provider_of(plugin).fetch("BTC/USD", MINUTE, SPAN, {})
+    assert failure.value.message == "test failed with ValueError."
+    assert not failure.value.transient
+
+
+async def test_transient_failures_are_retried_as_often_as_said_and_permanent_ones_never() -> None:
+    for transient, retries, calls in ((True, 0, 1), (True, 2, 3), (False, 2, 1)):
+        plugin = scripted(BARS, now_ms=START + M)
+
+        def fail(_: Sequence[Bar], transient: bool = transient) -> None:
+            raise ProviderFailed("no.", transient=transient)
+
+        plugin.answers = [fail] * 10
+        with pytest.raises(ProviderFailed):
+            await provider_of(plugin, retries=retries).fetch("BTC/USD", MINUTE, SPAN, {})
+        assert len(plugin.calls) == calls
+
+
+async def test_a_long_retry_after_is_handed_on_instead_of_waited_for() -> None:
+    plugin = scripted(BARS, now_ms=START + M)
+
+    def busy(_: Sequence[Bar]) -> None:
+        raise ProviderRateLimited("busy.", retry_after_s=3600)
+
+    plugin.answers = [busy]
+    with pytest.raises(ProviderRateLimited) as failure:
+        await provider_of(plugin, retries=3).fetch("BTC/USD", MINUTE, SPAN, {})
+    assert failure.value.retry_after_s == 3600
+    assert len(plugin.calls) == 1
+
+
+async def test_health_is_logged_once_when_it_goes_and_once_when_it_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugin = scripted(BARS, now_ms=START + M)
+    provider = provider_of(plugin)
+    await provider.open()
+    caplog.clear()
+
+    def fail(_: Sequence[Bar]) -> None:
+        raise ProviderFailed("no.", transient=False)
+
+    with caplog.at_level(logging.INFO):
+        for answer in (fail, fail, None, None):
+            plugin.answers = [answer] if answer else []
+            try:
+                await provider.fetch("BTC/USD", MINUTE, SPAN, {})
+            except ProviderFailed:
+                assert provider.health == Health("down", "no.")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert provider.health == Health("up")
+
+
+async def test_calls_at_once_are_bounded_by_the_plugin_s_word() -> None:
+    plugin = scripted(BARS, now_ms=START + M)
+    under_way = most = 0
+
+    async def slow(page: Sequence[Bar]) -> Sequence[Bar]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        return page
+
+    plugin.answers = [slow] * 20
+    provider = provider_of(plugin)
+    await asyncio.gather(*(provider.fetch("BTC/USD", MINUTE, SPAN, {}) for _ in range(20)))
+    assert most == plugin.concurrency
+
+
+async def test_symbols_are_kept_and_served_stale_while_the_provider_fails() -> None:
+    plugin = scripted(BARS, now_ms=START, cls=Symbols)
+    assert isinstance(plugin, Symbols)
+    provider = provider_of(plugin, symbols_ttl_ms=1)
+    assert list(await provider.symbols("crypto")) == ["BTC/USD"]
+    await asyncio.sleep(0.002)
+    plugin.fails = True
+    assert list(await provider.symbols("crypto")) == ["BTC/USD"]
+    assert plugin.asked == 2
+    with pytest.raises(UnknownMarket):
+        await provider.symbols("forex")
+    with pytest.raises(UnknownSymbol):
+        await provider.symbol("crypto", "SPY")
+
+
+async def test_symbols_are_asked_for_once_within_their_ttl() -> None:
+    plugin = scripted(BARS, now_ms=START, cls=Symbols)
+    assert isinstance(plugin, Symbols)
+    provider = provider_of(plugin)
+    await asyncio.gather(*(provider.symbol("crypto", "BTC/USD") for _ in range(10)))
+    assert plugin.asked == 1
+
+
+def test_params_are_validated_by_the_plugin_s_schema() -> None:
+    provider = provider_of(scripted(BARS, now_ms=START))
+    assert provider.load_params({"adjustment": "raw"}) == {"adjustment": "raw"}
+    with pytest.raises(InvalidInput, match="test takes adjustment") as refused:
+        provider.load_params({"adjust": "raw"})
+    assert refused.value.field == "adjust"
+
+
+def test_features_are_what_the_class_implements() -> None:
+    assert provider_of(scripted(BARS, now_ms=START)).features == []
+    assert provider_of(scripted(BARS, now_ms=START, cls=StreamingPlugin)).features == ["bar_stream"]
+
+
+async def test_a_refused_bar_is_counted_by_reason_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wrong = [(START + m * M, 1.0, 0.5, 2.0, 1.0, 1.0) for m in range(5)]
+    plugin = scripted(wrong, now_ms=START + 10 * M)
+    provider = provider_of(plugin)
+    for _ in range(2):
+        fetched = await provider.fetch("BTC/USD", MINUTE, SPAN, {})
+        assert fetched.bars == []
+        assert fetched.refused == [TimeRange(START, START + 5 * M)]
+    assert sum("bar refused" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_a_full_page_proves_no_more_than_it_holds() -> None:
+    bars = [bar(minute) for minute in range(200)]
+    plugin = scripted(bars, now_ms=START + 300 * M)
+    fetched = await provider_of(plugin).fetch("BTC/USD", MINUTE, TimeRange(START, START + 200 * M), {})
+    assert fetched.bars == bars[:100]
+    assert fetched.end_ms == START + 100 * M

@@ -1,0 +1,261 @@
+"""From a provider's stream to a client: in order, once, stored first, joined to history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from scripted import MINUTE, START, M, ScriptedPlugin, bar
+
+from marketd.domain.bar import Bar
+from marketd.domain.errors import ProviderFailed
+from marketd.domain.resample import resample
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
+
+FIVE = Timeframe.parse("5m")
+HISTORY = [bar(minute) for minute in range(10)]
+NOW = START + 10 * M + 20_000
+
+Make = Callable[..., Any]
+
+
+async def test_forming_then_closed_and_the_closed_bar_is_in_the_store_by_then(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    subscription, live_ms = world.subscribe(client)
+    subscription.go_live()
+    assert live_ms == START + 10 * M
+    world.says(bar(10, close=50.0), closed=False)
+    forming = await client.next("bar")
+    assert (tuple(forming["bar"]), forming["closed"], forming["rev"]) == (bar(10, close=50.0), False, 0)
+    world.clock.set(START + 11 * M + 1)
+    world.says(bar(10), closed=True)
+    closed = await client.next("bar")
+    assert (tuple(closed["bar"]), closed["closed"]) == (bar(10), True)
+    stored = await world.storage.read(world.feed.series, TimeRange(START, START + 20 * M), limit=50)
+    assert stored.bars == [bar(10)]
+    assert stored.coverage == [TimeRange(START + 10 * M, START + 11 * M)]
+
+
+async def test_history_and_live_join_without_a_hole_or_a_repeat(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    subscription, live_ms = world.subscribe(client)
+    # The bar closes while the client still catches up.
+    world.clock.set(START + 11 * M + 1)
+    world.says(bar(10), closed=True)
+    world.says(bar(11, close=70.0), closed=False)
+    other = world.client()
+    second, _ = world.subscribe(other)
+    second.go_live()
+    await other.closed(1)
+    assert await world.service.catch_up(world.feed, subscription, since=START + 3 * M, before=live_ms)
+    subscription.go_live()
+    snapshot = await client.next()
+    assert snapshot["type"] == "snapshot"
+    assert snapshot["complete"]
+    assert [tuple(one) for one in snapshot["bars"]] == HISTORY[3:]
+    assert await client.closed(1) == [bar(10)]
+
+
+async def test_a_long_history_comes_in_pages(make_world: Make) -> None:
+    bars = [bar(minute) for minute in range(4_500)]
+    world = make_world(bars, START + 4_500 * M)
+    client = world.client()
+    joining = asyncio.ensure_future(world.join(client, MINUTE, START))
+    seen: list[Bar] = []
+    while len(seen) < 4_500:
+        snapshot = await client.next("snapshot")
+        assert len(snapshot["bars"]) <= 2_000
+        seen += [tuple(one) for one in snapshot["bars"]]
+    await joining
+    assert seen == bars
+
+
+async def test_what_the_stream_leaves_out_comes_from_history_first(make_world: Make) -> None:
+    world = make_world([bar(minute) for minute in range(13)], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.clock.set(START + 13 * M + 1)
+    world.says(bar(12), closed=True)
+    assert await client.closed(3) == [bar(10), bar(11), bar(12)]
+
+
+async def test_a_quiet_interval_is_passed_without_a_bar(make_world: Make) -> None:
+    world = make_world([*HISTORY, bar(12)], NOW)
+    client = world.client()
+    five = world.client()
+    world.subscribe(client)[0].go_live()
+    world.subscribe(five, FIVE)[0].go_live()
+    world.clock.set(START + 13 * M + 1)
+    world.says(bar(12), closed=True)
+    assert await client.closed(1) == [bar(12)]
+    world.clock.set(START + 15 * M + 2_000)
+    assert await five.closed(1) == resample([bar(12)], FIVE)
+
+
+async def test_a_close_that_the_stream_never_says_is_found_by_the_clock(make_world: Make) -> None:
+    world = make_world([*HISTORY, bar(10)], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.says(bar(10, close=50.0), closed=False)
+    await client.next("bar")
+    world.clock.set(START + 11 * M + 1_001)
+    assert await client.closed(1) == [bar(10)]
+
+
+async def test_a_late_closed_bar_that_differs_is_a_revision(make_world: Make) -> None:
+    world = make_world([*HISTORY, bar(10)], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.clock.set(START + 11 * M + 1)
+    world.says(bar(10), closed=True)
+    await client.closed(1)
+    world.says(bar(10), closed=True)
+    world.says(bar(10, close=99.0), closed=True)
+    revision = await client.next("bar")
+    assert (tuple(revision["bar"]), revision["closed"], revision["rev"]) == (
+        bar(10, close=99.0),
+        True,
+        1,
+    )
+
+
+async def test_a_bar_that_comes_after_its_interval_was_passed_as_empty_is_a_revision(
+    make_world: Make,
+) -> None:
+    world = make_world([*HISTORY, bar(14)], NOW)
+    client, five = world.client(), world.client()
+    world.subscribe(client)[0].go_live()
+    world.subscribe(five, FIVE)[0].go_live()
+    world.clock.set(START + 15 * M + 1)
+    world.says(bar(14), closed=True)
+    assert await client.closed(1) == [bar(14)]
+    assert await five.closed(1) == resample([bar(14)], FIVE)
+    world.says(bar(11), closed=True)
+    late = await client.next("bar")
+    assert (tuple(late["bar"]), late["closed"], late["rev"]) == (bar(11), True, 1)
+    revised = await five.next("bar")
+    assert (tuple(revised["bar"]), revised["rev"]) == (resample([bar(11), bar(14)], FIVE)[0], 1)
+    assert list(await world.rest(FIVE, START + 10 * M)) == resample([bar(11), bar(14)], FIVE)
+
+
+async def test_derived_bars_equal_what_history_says_later(make_world: Make) -> None:
+    bars = [bar(minute, volume=0.1 * minute) for minute in range(31)]
+    world = make_world(bars, NOW)
+    client = world.client()
+    await world.join(client, FIVE, START)
+    for minute in range(10, 31):
+        world.clock.set(START + (minute + 1) * M)
+        world.says(bars[minute], closed=True)
+    live = await client.closed(4)
+    assert live == resample(bars, FIVE)[2:6]
+    assert live == list(await world.rest(FIVE, START + 10 * M))[:4]
+
+
+async def test_a_forming_derived_bar_holds_the_closed_part_of_its_bucket(make_world: Make) -> None:
+    world = make_world([bar(minute) for minute in range(13)], START + 12 * M + 5_000)
+    client = world.client()
+    world.subscribe(client, FIVE)[0].go_live()
+    world.says(bar(12, close=500.0), closed=False)
+    message = await client.next("bar")
+    assert tuple(message["bar"]) == resample([bar(10), bar(11), bar(12, close=500.0)], FIVE)[0]
+
+
+async def test_a_thousand_clients_cost_one_upstream(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    clients = [world.client() for _ in range(1_000)]
+    for index, client in enumerate(clients):
+        world.subscribe(client, FIVE if index % 2 else MINUTE)[0].go_live()
+    world.clock.set(START + 11 * M + 1)
+    world.says(bar(10), closed=True)
+    for client in clients:
+        await client.next("bar")
+    assert world.plugin.streams == 1
+
+
+async def test_the_upstream_ends_some_time_after_the_last_client(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    subscription, _ = world.subscribe(client)
+    subscription.go_live()
+    world.says(bar(10), closed=False)
+    await client.next("bar")
+    world.service.unsubscribe(world.feed, subscription)
+    again, _ = world.subscribe(client)
+    again.go_live()
+    world.says(bar(10, close=51.0), closed=False)
+    await client.next("bar")
+    assert world.plugin.streams == 1
+    world.service.unsubscribe(world.feed, again)
+    await asyncio.wait_for(world.plugin.ended.wait(), 5)
+
+
+async def test_a_broken_stream_is_told_mended_and_leaves_no_hole(make_world: Make) -> None:
+    world = make_world([bar(minute) for minute in range(14)], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.plugin.updates.put_nowait(ProviderFailed("the wire broke."))
+    down = await client.next("status")
+    assert (down["state"], down["message"]) == ("down", "the wire broke.")
+    world.clock.set(START + 13 * M + 30_000)
+    assert await client.closed(3) == [bar(10), bar(11), bar(12)]
+    world.says(bar(13), closed=False)
+    live = await client.next("status")
+    assert live["state"] == "live"
+    assert world.plugin.streams == 2
+
+
+async def test_a_foreign_exception_of_a_stream_is_a_failure_without_its_text(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.plugin.updates.put_nowait(RuntimeError("https://x?key=secret"))
+    down = await client.next("status")
+    assert down["message"] == "test failed with RuntimeError."
+
+
+async def test_a_history_that_fails_is_a_gap_and_live_goes_on(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+
+    def fail(_: object) -> None:
+        raise ProviderFailed("no.", transient=False)
+
+    world.plugin.answers = [fail]
+    client = world.client()
+    subscription, live_ms = world.subscribe(client)
+    assert not await world.service.catch_up(world.feed, subscription, since=START, before=live_ms)
+    subscription.go_live()
+    snapshot = await client.next("snapshot")
+    assert (snapshot["bars"], snapshot["complete"]) == ([], False)
+    gap = await client.next("gap")
+    assert (gap["start"], gap["end"], gap["reason"]) == (START, START + 10 * M, "feed_down")
+    world.clock.set(START + 11 * M + 1)
+    world.says(bar(10), closed=True)
+    assert await client.closed(1) == [bar(10)]
+
+
+async def test_a_provider_without_a_stream_is_polled(make_world: Make) -> None:
+    world = make_world([*HISTORY, bar(10)], NOW, cls=ScriptedPlugin)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    forming = await client.next("bar")
+    assert (tuple(forming["bar"]), forming["closed"]) == (bar(10), False)
+    world.clock.set(START + 11 * M + 1_001)
+    assert await client.closed(1) == [bar(10)]
+
+
+async def test_a_bar_that_cannot_be_had_is_told_as_a_gap_and_passed(make_world: Make) -> None:
+    wrong = (bar(11)[0], 1.0, 0.5, 2.0, 1.0, 1.0)
+    world = make_world([*HISTORY, bar(10), wrong, bar(12)], NOW)
+    client, five = world.client(), world.client()
+    world.subscribe(client)[0].go_live()
+    world.subscribe(five, FIVE)[0].go_live()
+    world.clock.set(START + 13 * M + 1)
+    world.says(bar(12), closed=True)
+    gap = await client.next("gap")
+    assert (gap["start"], gap["end"], gap["reason"]) == (START + 11 * M, START + 12 * M, "unrecoverable")
+    assert await client.closed(2) == [bar(10), bar(12)]
+    assert (await five.next("gap"))["start"] == START + 11 * M

@@ -1,0 +1,278 @@
+"""No setting does nothing: each is changed here, and the effect is seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from marketd import logs
+from marketd.config import Config, declared_settings, load_config
+from marketd.daemon import Daemon
+
+PLUGIN = """
+import asyncio
+from marketd.domain.errors import ProviderFailed
+from marketd.domain.instrument import SymbolInfo
+from marketd.domain.timeframe import Timeframe
+from marketd.plugins import BarStreams, MarketPlugin, hookimpl
+
+class Odd(MarketPlugin, BarStreams):
+    plugin = "odd"
+    markets = ("crypto",)
+    timeframes = (Timeframe.parse("1m"),)
+    lists = fetches = 0
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.began, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def get_symbols(self, market):
+        self.lists += 1
+        return [SymbolInfo(symbol, market) for symbol in ("HANGS", "FAILS", "QUIET")]
+
+    async def fetch_ohlcv(self, symbol, timeframe, since, before, limit, params):
+        self.fetches += 1
+        if symbol == "FAILS":
+            raise ProviderFailed("no.")
+        if symbol == "HANGS":
+            await asyncio.Event().wait()
+        return []
+
+    async def stream_bars(self, symbol, timeframe):
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            self.ended.set()
+
+@hookimpl
+def marketd_providers():
+    return [Odd]
+"""
+
+
+class Running:
+    """A daemon with the simulated exchange and the odd provider."""
+
+    def __init__(self, daemon: Daemon, session: aiohttp.ClientSession, config: Config) -> None:
+        self.daemon = daemon
+        self.session = session
+        self.config = config
+        self.odd: Any = daemon.loader.provider("odd").plugin
+
+    async def ohlcv(
+        self, symbol: str, provider: str = "odd", **query: Any
+    ) -> tuple[int, dict[str, Any]]:
+        query = {"market": "crypto", "provider": provider, "symbol": symbol, "timeframe": "1m"} | query
+        async with self.session.get(f"{self.daemon.url}/api/v1/ohlcv", params=query) as response:
+            return response.status, await response.json()
+
+    @asynccontextmanager
+    async def stream(self, **options: Any) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        async with self.session.ws_connect(f"{self.daemon.url}/api/v1/stream", **options) as socket:
+            yield socket
+
+
+async def subscribe(client: aiohttp.ClientWebSocketResponse, **fields: Any) -> dict[str, Any]:
+    names = {"market": "crypto", "provider": "sim", "symbols": ["BTC/USD"], "timeframe": "1m"}
+    await client.send_json({"type": "subscribe"} | names | fields)
+    while True:
+        message: dict[str, Any] = await asyncio.wait_for(client.receive_json(), 5)
+        if message["type"] in ("subscribed", "error"):
+            return message
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+PORT = free_port()
+
+
+async def host(running: Running) -> None:
+    assert running.daemon.url.startswith("http://127.0.0.2:")
+
+
+async def port(running: Running) -> None:
+    assert running.daemon.url == f"http://127.0.0.1:{PORT}"
+
+
+async def request_timeout(running: Running) -> None:
+    begun = time.monotonic()
+    status, body = await running.ohlcv("HANGS", since=1_700_000_000_000)
+    assert (status, body["code"]) == (504, "provider_timeout")
+    assert "time that a request has" in body["detail"]
+    assert time.monotonic() - begun < 5
+
+
+async def max_body(running: Running) -> None:
+    for size, status in ((1_000, 200), (1_025, 413)):
+        url = f"{running.daemon.url}/healthz"
+        async with running.session.get(url, data=b"x" * size) as response:
+            assert response.status == status
+
+
+async def url(running: Running) -> None:
+    assert running.config.storage.sqlite_path.name == "elsewhere.db"
+    assert running.config.storage.sqlite_path.exists()
+
+
+async def timeout(running: Running) -> None:
+    status, body = await running.ohlcv("HANGS", since=1_700_000_000_000)
+    assert (status, body["detail"]) == (504, "odd did not answer within 0.02 s.")
+
+
+async def retries(running: Running) -> None:
+    await running.ohlcv("FAILS", since=1_700_000_000_000)
+    assert running.odd.fetches == 2
+
+
+async def symbols_ttl(running: Running) -> None:
+    await running.ohlcv("QUIET", since=1_700_000_000_000, before=1_700_000_060_000)
+    lists = running.odd.lists
+    await asyncio.sleep(0.01)
+    await running.ohlcv("QUIET", since=1_700_000_000_000, before=1_700_000_120_000)
+    assert running.odd.lists == lists + 1
+
+
+async def depth(running: Running) -> None:
+    _, body = await running.ohlcv("BTC/USD", "sim", timeframe="1d", limit=500)
+    assert 3 <= len(body["bars"]) <= 4
+
+
+async def heartbeat(running: Running) -> None:
+    async with running.stream(autoping=False) as client:
+        frame = await asyncio.wait_for(client.receive(), 2)
+        assert frame.type is aiohttp.WSMsgType.PING
+
+
+async def outbox(running: Running) -> None:
+    async with running.stream() as client:
+        await client.send_json({"type": "ping", "id": "a" * 60})
+        for _ in range(50):
+            await client.send_json({"type": "ping", "id": "a" * 60})
+        frames = []
+        while not client.closed:
+            frames.append(await asyncio.wait_for(client.receive(), 10))
+        assert client.close_code == 4008
+        assert any(f.type is aiohttp.WSMsgType.TEXT and "slow_consumer" in f.data for f in frames)
+
+
+async def max_subscriptions(running: Running) -> None:
+    async with running.stream() as client:
+        assert (await subscribe(client, timeframe="1m"))["type"] == "subscribed"
+        assert (await subscribe(client, timeframe="5m"))["type"] == "subscribed"
+        refused = await subscribe(client, timeframe="1h")
+        assert refused["code"] == "limit_exceeded"
+        assert "2 streams (max_subscriptions)" in refused["message"]
+
+
+async def max_symbols(running: Running) -> None:
+    async with running.stream() as client:
+        refused = await subscribe(client, symbols=["BTC/USD", "ETH/USD"])
+        assert "1 symbol" in refused["message"]
+        assert "max_symbols" in refused["message"]
+
+
+async def max_message(running: Running) -> None:
+    async with running.stream() as client:
+        await client.send_str(json.dumps({"type": "ping", "id": "a" * 2_000}))
+        frame = await asyncio.wait_for(client.receive(), 5)
+        assert frame.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+        assert client.close_code == 1009
+
+
+async def linger(running: Running) -> None:
+    async with running.stream() as client:
+        await subscribe(client, provider="odd", symbols=["QUIET"])
+        await asyncio.wait_for(running.odd.began.wait(), 5)
+    await asyncio.wait_for(running.odd.ended.wait(), 5)
+
+
+EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
+    "server.host": ("127.0.0.2", host),
+    "server.port": (str(PORT), port),
+    "server.request_timeout": ("50ms", request_timeout),
+    "server.max_body": ("1KB", max_body),
+    "storage.url": ("elsewhere", url),
+    "upstream.timeout": ("20ms", timeout),
+    "upstream.retries": ("1", retries),
+    "upstream.symbols_ttl": ("1ms", symbols_ttl),
+    "backfill.depth": ("3d", depth),
+    "stream.heartbeat": ("50ms", heartbeat),
+    "stream.outbox": ("64B", outbox),
+    "stream.max_subscriptions": ("2", max_subscriptions),
+    "stream.max_symbols": ("1", max_symbols),
+    "stream.max_message": ("1KB", max_message),
+    "stream.linger": ("0ms", linger),
+}
+# What only the process's log shows is changed below.
+LOGGED = {"log.level", "log.format"}
+
+
+def test_every_setting_is_changed_here() -> None:
+    assert {f"{one.section}.{one.key}" for one in declared_settings()} == set(EFFECTS) | LOGGED
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+async def test_a_setting_has_its_effect(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, see = EFFECTS[name]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "odd_plugin.py").write_text(PLUGIN)
+    section, key = name.upper().split(".")
+    environ = {
+        "MARKETD_SERVER__PORT": "0",
+        "MARKETD_STORAGE__URL": f"sqlite:///{tmp_path}/a.db",
+        "MARKETD_PROVIDERS__SIM__PLUGIN": "sim",
+        "MARKETD_PROVIDERS__ODD__PLUGIN": "odd",
+        "MARKETD_UPSTREAM__RETRIES": "0",
+        f"MARKETD_{section}__{key}": f"sqlite:///{tmp_path}/elsewhere.db"
+        if name == "storage.url"
+        else value,
+    }
+    entries = [
+        EntryPoint("sim", "marketd.plugins.sim", "marketd"),
+        EntryPoint("odd", "odd_plugin", "marketd"),
+    ]
+    config = load_config(None, environ)
+    daemon = Daemon(config, found=lambda: entries)
+    await daemon.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            await asyncio.wait_for(see(Running(daemon, session, config)), 20)
+    finally:
+        await daemon.stop()
+        monkeypatch.delitem(__import__("sys").modules, "odd_plugin")
+
+
+def test_the_log_s_level_and_format_have_their_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    try:
+        log = logging.getLogger("marketd.test")
+        for one, form in (("warning", "text"), ("info", "json")):
+            logs.setup(one, form, ())
+            log.info("provider up provider=%s", "sim")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["provider"] == "sim"
