@@ -173,7 +173,7 @@ async def test_a_port_in_use_is_one_message(config: Path, house: House) -> None:
     code, out, err = await run("serve", "-c", str(config), "--port", house.url.rpartition(":")[2])
     assert code == 2
     assert out == ""
-    assert "address already in use" in err
+    assert "Address already in use" in err
     assert "Traceback" not in err
 
 

@@ -27,8 +27,10 @@ class Filling(NamedTuple):
 
 
 class _Page(NamedTuple):
+    """What is known up to `end_ms` since a page was fetched, or since others have fetched it."""
+
     end_ms: int
-    bars: int
+    bars: list[Bar]
     refused: list[TimeRange]
     by_others: bool = False
 
@@ -63,7 +65,7 @@ class Filler:
             while cursor < window.end_ms:
                 page = await self._page(feed, TimeRange(cursor, window.end_ms))
                 cursor = page.end_ms
-                count += page.bars
+                count += len(page.bars)
                 refused += page.refused
                 # Towards the newest, a window counts only when it is whole: its end is what is wanted.
                 if page.by_others or (count >= enough and not newest):
@@ -77,18 +79,25 @@ class Filler:
 
         Asked of the provider unless that was done less than a second (of its time) ago.
         """
+        timeframe = feed.series.timeframe
         async with self._lock(feed.series):
-            kept = self._tails.get(feed.series)
             now_ms = feed.provider.now_ms()
+            kept = self._tails.get(feed.series)
             if (
-                kept is None
-                or not 0 <= now_ms - kept.asked_at_ms < _TAIL_FRESH_MS
-                or kept.start_ms > start_ms
-                or feed.series.timeframe.floor(kept.asked_at_ms) != feed.closed_end_ms()
+                kept is not None
+                and 0 <= now_ms - kept.asked_at_ms < _TAIL_FRESH_MS
+                and kept.start_ms <= start_ms
+                and timeframe.floor(kept.asked_at_ms) == timeframe.floor(now_ms)
             ):
-                await self._fetch(feed, TimeRange(start_ms, feed.series.timeframe.end(now_ms)))
-                kept = self._tails[feed.series]
-            return [bar for bar in kept.bars if bar[0] >= start_ms]
+                return [bar for bar in kept.bars if bar[0] >= start_ms]
+            bars: list[Bar] = []
+            cursor, end_ms = start_ms, timeframe.end(now_ms)
+            while cursor < end_ms:
+                page = await self._fetch(feed, TimeRange(cursor, end_ms))
+                cursor = page.end_ms
+                bars += page.bars
+            self._keep_tail(feed.series, _Tail(now_ms, start_ms, bars))
+            return bars
 
     async def _page(self, feed: Feed, span: TimeRange) -> _Page:
         """The first page of what `span` lacks, fetched and stored unless others have done it."""
@@ -96,13 +105,12 @@ class Filler:
             covered = (await self._storage.read(feed.series, span, limit=0)).coverage
             missing = subtract(span, covered)
             if not missing or missing[0].start_ms > span.start_ms:
-                return _Page(missing[0].start_ms if missing else span.end_ms, 0, [], by_others=True)
+                return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
             return await self._fetch(feed, missing[0])
 
     async def _fetch(self, feed: Feed, span: TimeRange) -> _Page:
         series = feed.series
-        asked_at_ms = feed.provider.now_ms()
-        closed_ms, settled_ms = feed.closed_end_ms(), feed.settled_end_ms()
+        asked_at_ms, closed_ms, settled_ms = feed.present()
         page = await feed.provider.fetch(series.instrument.symbol, series.timeframe, span, feed.params)
         closed = [bar for bar in page.bars if bar[0] < closed_ms]
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
@@ -113,10 +121,11 @@ class Filler:
             self._metrics.bars_stored.labels(name).inc(stored.inserted)
             self._metrics.bars_revised.labels(name).inc(len(stored.revised))
         if page.end_ms > closed_ms:
+            # Whoever asked for the end of the past will want the tail next.
             start_ms = max(settled_ms, span.start_ms)
             bars = [bar for bar in page.bars if bar[0] >= start_ms]
             self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
-        return _Page(page.end_ms, sum(bar[0] < settled_ms for bar in page.bars), page.refused)
+        return _Page(page.end_ms, page.bars, page.refused)
 
     def _keep_tail(self, series: Series, tail: _Tail) -> None:
         self._tails.pop(series, None)

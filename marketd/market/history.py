@@ -56,7 +56,9 @@ class History:
         while True:
             stored = await self._storage.read(feed.series, span, limit=limit, newest=newest)
             reach = _reach(stored.bars, timeframe, span, limit=limit, newest=newest)
-            settled = reach.clip(TimeRange(MIN_MS, feed.settled_end_ms()))
+            # Once a round: what settles meanwhile belongs to the tail of this answer.
+            settled_ms = feed.present().settled_end_ms
+            settled = reach.clip(TimeRange(MIN_MS, settled_ms))
             missing = _unknown(settled, stored.coverage, gaps)
             if not missing:
                 break
@@ -78,7 +80,7 @@ class History:
             coverage = (await self._storage.read(feed.series, settled, limit=0)).coverage
             gaps += [Gap(*piece, reason) for piece in _unknown(settled, coverage, gaps)]
         bars = stored.bars
-        proven_ms = _proven_to(stored.coverage, feed.settled_end_ms())
+        proven_ms = _proven_to(stored.coverage, settled_ms)
         tail = reach.clip(TimeRange(proven_ms, feed.provider.now_ms() + 1))
         if not tail.is_empty:
             try:
@@ -105,7 +107,7 @@ class History:
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` nobody has answered for yet; asks nobody."""
-        span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.settled_end_ms()))
+        span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
         if span.is_empty:
             return []
         stored = await self._storage.read(feed.series, span, limit=0)

@@ -127,12 +127,16 @@ class DataOrchestrator:
     def _span(
         self, feed: Feed, timeframe: Timeframe, since: int | None, before: int | None
     ) -> TimeRange:
-        """The whole buckets of `timeframe` that open in `[since, before)`, within the feed's life."""
-        present_ms = feed.provider.now_ms() + 1
-        end_ms = timeframe.ceil(min(before if before is not None else present_ms, feed.life.end_ms))
+        """The whole buckets of `timeframe` that open in `[since, before)`, within the feed's life.
+
+        Without `since`, from the bucket on that lies the depth ago: the newest is always among them.
+        """
+        now_ms = feed.provider.now_ms()
+        end_ms = timeframe.ceil(min(now_ms + 1 if before is None else before, feed.life.end_ms))
         if since is None:
-            since = max(0, min(end_ms, present_ms) - self._depth_ms)
-        start_ms = timeframe.ceil(since)
+            start_ms = timeframe.floor(max(0, min(end_ms, now_ms) - self._depth_ms))
+        else:
+            start_ms = timeframe.ceil(since)
         return TimeRange(max(start_ms, timeframe.floor(feed.life.start_ms)), end_ms)
 
     async def _resampled(

@@ -138,6 +138,8 @@ class MarketService:
         if window.page_token:
             edge_ms = unpack_time(window.page_token, side, field="page_token")
             since, before = (None, edge_ms) if since is None else (edge_ms, before)
+        # Of the time before the read: an interval that ends meanwhile may have been read as it formed.
+        settled_ms = feed.present().settled_end_ms
         found = await self._orchestrator.bars(feed, timeframe, since=since, before=before, limit=limit)
         filled: list[int] | None = None
         if how is not None:
@@ -145,7 +147,7 @@ class MarketService:
         edge_ms = found.reach.start_ms if since is None else found.reach.end_ms
         token = pack(side, str(edge_ms)) if found.more else None
         # Filled rows may say the close of a bar before the page, and the newest bars are never settled.
-        settled = how is None and not found.gaps and found.reach.end_ms <= feed.settled_end_ms()
+        settled = how is None and not found.gaps and found.reach.end_ms <= settled_ms
         stable = Stable(feed.series, found.reach) if settled else None
         return BarsPage(found.bars, filled, found.gaps, token, stable)
 

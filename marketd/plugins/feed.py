@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.provider import Provider
+
+
+class Present(NamedTuple):
+    """One look at a provider's clock, and what follows from it for a series (epoch milliseconds).
+
+    Bars that open before `closed_end_ms` are closed. Up to `settled_end_ms` the provider's silence
+    proves that there is no bar. Whoever needs both must take them from the same look: an interval may
+    end between two.
+    """
+
+    now_ms: int
+    closed_end_ms: int
+    settled_end_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +33,9 @@ class Feed:
     params: Mapping[str, Any]
     life: TimeRange
 
-    def closed_end_ms(self) -> int:
-        """The start of the interval that is forming: bars that open before it are closed."""
-        return self.series.timeframe.floor(self.provider.now_ms())
-
-    def settled_end_ms(self) -> int:
-        """Up to here the provider's silence proves that there is no bar."""
-        return self.series.timeframe.floor(self.provider.settled_ms())
+    def present(self) -> Present:
+        """Where the series stands now."""
+        provider, timeframe = self.provider, self.series.timeframe
+        now_ms = provider.now_ms()
+        settled_ms = timeframe.floor(now_ms - provider.plugin.settle_ms)
+        return Present(now_ms, timeframe.floor(now_ms), settled_ms)

@@ -99,10 +99,6 @@ class Provider:
         """The provider's present in epoch milliseconds."""
         return self.plugin.clock.now_ms()
 
-    def settled_ms(self) -> int:
-        """The time before which a bar that the provider does not return does not exist."""
-        return self.plugin.clock.now_ms() - self.plugin.settle_ms
-
     def base_of(self, symbol: str, wanted: Timeframe) -> Timeframe:
         """The coarsest base timeframe of `symbol` that tiles `wanted`; Unsupported if there is none."""
         bases = [base for base in self.plugin.timeframes_of(symbol) if base.tiles(wanted)]

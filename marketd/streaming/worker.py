@@ -52,7 +52,7 @@ class SeriesWorker:
     def __init__(
         self, feed: Feed, *, history: History, storage: Storage, emit: Callable[[Event], None]
     ) -> None:
-        self.next_ms = feed.settled_end_ms()
+        self.next_ms = feed.present().settled_end_ms
         self._feed = feed
         self._timeframe = feed.series.timeframe
         self._history = history
@@ -84,7 +84,7 @@ class SeriesWorker:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
                 group.create_task(self._watch_closes(inbox))
-                await self._catch_up(self._feed.settled_end_ms())
+                await self._catch_up(self._feed.present().settled_end_ms)
                 while True:
                     item = await inbox.get()
                     if isinstance(item, BarUpdate):

@@ -101,14 +101,11 @@ def test_every_answer_is_the_truth_and_nothing_is_fetched_twice(data: st.DataObj
                 found = await ask(
                     reader, plugin, timeframe, since=since, before=before, limit=limit, life=life
                 )
-                floor = now_ms - DAY_MS
                 wanted = truth(bars, timeframe, now_ms, since, before, limit)
                 if since is None:
-                    wanted = [
-                        one
-                        for one in wanted
-                        if one[0] >= timeframe.ceil(min(floor, (before or now_ms) - DAY_MS))
-                    ]
+                    end_ms = now_ms if before is None else min(timeframe.ceil(before), now_ms)
+                    first_ms = timeframe.floor(end_ms - DAY_MS)
+                    wanted = [one for one in wanted if one[0] >= first_ms]
                 assert found.bars == wanted, (timeframe, since, before, limit)
                 assert found.complete
                 assert found.more or len(found.bars) <= limit
