@@ -120,8 +120,8 @@ class Provider:
                 told = f"{field} does not fit: {' '.join(map(str, reason))}"
                 raise InvalidInput(told, field=field) from None
             allowed = ", ".join(schema.fields) or "no parameters of its own"
-            what = field[:50] if field[:50].isprintable() and field else "A key"
-            told = f"{what} is not a parameter here; {self.name} takes {allowed}."
+            unknown = f" {field[:50]}" if field[:50].isprintable() and field else ""
+            told = f"There is no parameter{unknown}; {self.name} takes {allowed}."
             raise InvalidInput(told, field=field[:50]) from None
         return loaded
 
