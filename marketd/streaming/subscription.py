@@ -53,7 +53,7 @@ class Subscription:
         if len(self._waiting) < _MOST_WAITING:
             self._waiting.append((event, message))
         else:
-            self._outbox.overflow()
+            self._outbox.give_up()
 
     def go_live(self) -> None:
         """Sends what has waited; from now on nothing waits."""

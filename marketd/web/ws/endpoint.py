@@ -29,6 +29,8 @@ class StreamEndpoint:
         socket = web.WebSocketResponse(
             heartbeat=limits.heartbeat / 1000,
             max_msg_size=limits.max_message,
+            # One frame serves every client of a stream; compressed, it would not.
+            compress=False,
             protocols=[one.value for one in Format],
         )
         if not socket.can_prepare(request):
@@ -37,7 +39,7 @@ class StreamEndpoint:
         connection = Connection(
             socket,
             Format(socket.ws_protocol or Format.JSON),
-            transport=request.transport,
+            request=request,
             market=app[MARKET],
             subscriptions=app[SUBSCRIPTIONS],
             limits=limits,
