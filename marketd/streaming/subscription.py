@@ -44,7 +44,7 @@ class Subscription:
         """Hands on what has happened, or keeps it until `go_live`. Never blocks."""
         if self._waiting is None:
             if isinstance(event, BarEvent):
-                self._outbox.put_bar(self.series, message, closed=event.closed)
+                self._outbox.put_bar(self, message, closed=event.closed)
             else:
                 self._outbox.put(message)
             return

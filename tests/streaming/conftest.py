@@ -19,7 +19,7 @@ from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.messages import Format
-from marketd.streaming.outbox import Outbox
+from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import Supervisor
@@ -34,7 +34,12 @@ class Client:
         self._sink = Sink()
         self.is_cut = False
         self.outbox = Outbox(
-            Format.JSON, self._sink, most_bytes=1_000_000, overflow=self._cut, metrics=metrics
+            Format.JSON,
+            self._sink,
+            Postman(metrics),
+            most_bytes=1_000_000,
+            overflow=self._cut,
+            metrics=metrics,
         )
         self._read: list[dict[str, Any]] = []
 

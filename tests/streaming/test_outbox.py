@@ -15,7 +15,7 @@ from marketd.domain.timeframe import Timeframe
 from marketd.metrics import Metrics
 from marketd.streaming.events import BarEvent
 from marketd.streaming.messages import Format, Message, event_message
-from marketd.streaming.outbox import Outbox
+from marketd.streaming.outbox import Outbox, Postman
 
 SERIES = Series(INSTRUMENT, MINUTE)
 OTHER = Series(INSTRUMENT, Timeframe.parse("5m"))
@@ -29,7 +29,12 @@ class Box:
         self.overflows = 0
         self.metrics = Metrics()
         self.outbox = Outbox(
-            Format.JSON, self.sink, most_bytes=most_bytes, overflow=self._overflow, metrics=self.metrics
+            Format.JSON,
+            self.sink,
+            Postman(self.metrics),
+            most_bytes=most_bytes,
+            overflow=self._overflow,
+            metrics=self.metrics,
         )
 
     def _overflow(self) -> None:

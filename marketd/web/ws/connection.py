@@ -15,7 +15,7 @@ from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.streaming.messages import Format, Message, cursor, names
-from marketd.streaming.outbox import Outbox
+from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import cancel_all
@@ -40,6 +40,7 @@ class Connection:
         how: Format,
         *,
         request: web.Request,
+        postman: Postman,
         market: MarketService,
         subscriptions: SubscriptionService,
         limits: StreamConfig,
@@ -53,7 +54,12 @@ class Connection:
         self._limits = limits
         self._metrics = metrics
         self._outbox = Outbox(
-            how, self._wire, most_bytes=limits.outbox, overflow=self._cut, metrics=metrics
+            how,
+            self._wire,
+            postman,
+            most_bytes=limits.outbox,
+            overflow=self._cut,
+            metrics=metrics,
         )
         self._cutting: asyncio.Task[None] | None = None
         self._followed: dict[Series, _Followed] = {}
