@@ -98,6 +98,11 @@ class Provider:
         capabilities = {"bar_stream": BarStreams, "tick_stream": TickStreams}
         return [name for name, kind in capabilities.items() if isinstance(self.plugin, kind)]
 
+    @property
+    def streams_bars(self) -> bool:
+        """True if the plugin pushes bars; if not, they are polled."""
+        return isinstance(self.plugin, BarStreams)
+
     def now_ms(self) -> int:
         """The provider's present in epoch milliseconds."""
         return self.plugin.clock.now_ms()

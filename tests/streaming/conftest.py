@@ -86,6 +86,7 @@ class World:
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
+            stall_ms=30_000,
         )
 
     def client(self) -> Client:
