@@ -8,6 +8,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Reason, cover, proven
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, subtract
@@ -102,8 +103,8 @@ class Filler:
     async def _page(self, feed: Feed, span: TimeRange) -> _Page:
         """The first page of what `span` lacks, fetched and stored unless others have done it."""
         async with self._lock(feed.series):
-            covered = (await self._storage.read(feed.series, span, limit=0)).coverage
-            missing = subtract(span, covered)
+            stored = await self._storage.read(feed.series, span, limit=0)
+            missing = subtract(span, proven(stored.coverage))
             if not missing or missing[0].start_ms > span.start_ms:
                 return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
             return await self._fetch(feed, missing[0])
@@ -114,9 +115,9 @@ class Filler:
         page = await feed.provider.fetch(series.instrument.symbol, series.timeframe, span, feed.params)
         closed = [bar for bar in page.bars if bar[0] < closed_ms]
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
-        proven = [] if answered.is_empty else subtract(answered, page.refused)
-        if closed or proven:
-            stored = await self._storage.store(series, closed, proven, at_ms=asked_at_ms)
+        covered = cover(subtract(answered, page.refused), Reason.DATA)
+        if closed or covered:
+            stored = await self._storage.store(series, closed, covered, at_ms=asked_at_ms)
             name = feed.provider.name
             self._metrics.bars_stored.labels(name).inc(stored.inserted)
             self._metrics.bars_revised.labels(name).inc(len(stored.revised))

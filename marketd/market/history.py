@@ -10,8 +10,8 @@ import asyncio
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, open_time, select
+from marketd.domain.coverage import Covered, Gap, Reason, gaps_in, proven
 from marketd.domain.errors import NotReady, ProviderFailed
-from marketd.domain.gap import Gap, GapReason
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.filler import Filler
@@ -65,17 +65,17 @@ class History:
             if missing[-1].end_ms == settled.end_ms:
                 # The page that ends the settled part brings the tail along.
                 missing[-1] = TimeRange(missing[-1].start_ms, reach.end_ms)
-            reason = GapReason.FEED_DOWN
+            reason = Reason.FEED_DOWN
             try:
                 async with asyncio.timeout_at(deadline_s):
                     filling = await self._filler.fill(feed, missing, enough=limit, newest=newest)
             except (ProviderFailed, NotReady) as error:
                 failure = error
             except TimeoutError:
-                reason = GapReason.PENDING
+                reason = Reason.PENDING
             else:
                 fetched += filling.bars
-                gaps += [Gap(*piece, GapReason.UNRECOVERABLE) for piece in filling.refused]
+                gaps += [Gap(*piece, Reason.UNRECOVERABLE) for piece in filling.refused]
                 continue
             coverage = (await self._storage.read(feed.series, settled, limit=0)).coverage
             gaps += [Gap(*piece, reason) for piece in _unknown(settled, coverage, gaps)]
@@ -90,9 +90,9 @@ class History:
                     newer = await self._filler.tail(feed, tail.start_ms)
             except (ProviderFailed, NotReady) as error:
                 failure = error
-                gaps.append(Gap(*tail, GapReason.FEED_DOWN))
+                gaps.append(Gap(*tail, Reason.FEED_DOWN))
             except TimeoutError:
-                gaps.append(Gap(*tail, GapReason.PENDING))
+                gaps.append(Gap(*tail, Reason.PENDING))
             else:
                 since = None if newest else span.start_ms
                 bars = list(select(_joined(bars, newer, tail.start_ms, span), since=since, limit=limit))
@@ -111,7 +111,7 @@ class History:
         if span.is_empty:
             return []
         stored = await self._storage.read(feed.series, span, limit=0)
-        return [Gap(*piece, GapReason.PENDING) for piece in subtract(span, stored.coverage)]
+        return gaps_in(span, stored.coverage)
 
 
 def _joined(bars: list[Bar], newer: list[Bar], from_ms: int, span: TimeRange) -> list[Bar]:
@@ -131,14 +131,14 @@ def _reach(
     return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
 
 
-def _unknown(span: TimeRange, coverage: list[TimeRange], gaps: list[Gap]) -> list[TimeRange]:
+def _unknown(span: TimeRange, coverage: list[Covered], gaps: list[Gap]) -> list[TimeRange]:
     """What of `span` is neither proven nor already told as a gap."""
-    return subtract(span, merge([*coverage, *(gap.range for gap in gaps)]))
+    return subtract(span, merge([*proven(coverage), *(gap.range for gap in gaps)]))
 
 
-def _proven_to(coverage: list[TimeRange], settled_ms: int) -> int:
+def _proven_to(coverage: list[Covered], settled_ms: int) -> int:
     """The settled end, or what a live stream has proven beyond it."""
-    for piece in coverage:
+    for piece in proven(coverage):
         if piece.start_ms <= settled_ms < piece.end_ms:
             return piece.end_ms
     return settled_ms

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import ProviderTimeout, Unsupported
-from marketd.domain.gap import Gap, GapReason
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import DAY_MS, Timeframe
@@ -113,7 +113,7 @@ class DataOrchestrator:
         deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
         most = (span.end_ms - span.start_ms) // feed.series.timeframe.nominal_ms + 2
         read = await self._history.read(feed, span, limit=most, newest=False, deadline_s=deadline_s)
-        if any(gap.reason is not GapReason.UNRECOVERABLE for gap in read.gaps):
+        if any(gap.reason is not Reason.UNRECOVERABLE for gap in read.gaps):
             raise read.failure or ProviderTimeout(f"{feed.provider.name} did not answer in time.")
         return read.bars, read.gaps
 

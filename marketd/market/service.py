@@ -9,9 +9,9 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Gap
 from marketd.domain.errors import UnknownMarket
 from marketd.domain.fill import Fill, fill
-from marketd.domain.gap import Gap
 from marketd.domain.instrument import Instrument, Series, SymbolInfo
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
