@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from marketd.domain.bar import Bar, same_bar
@@ -135,10 +137,12 @@ def store(
 
 def _lay_coverage(connection: sqlite3.Connection, series_id: int, covered: Sequence[Covered]) -> None:
     stated = lay([], covered)
+    done = 0
     for run in merge(one.range for one in stated):
+        first, done = done, bisect_left(stated, run.end_ms, lo=done, key=attrgetter("start_ms"))
         # Rows that overlap or touch the new statements may grow together with them.
         old = _coverage(connection, series_id, TimeRange(run.start_ms - 1, run.end_ms + 1))
-        new = lay(old, [one for one in stated if not one.range.clip(run).is_empty])
+        new = lay(old, stated[first:done])
         if new != old:
             connection.execute(_DELETE_COVERAGE, (series_id, new[0].start_ms, run.end_ms + 1))
             connection.executemany(_INSERT_COVERAGE, ((series_id, *one) for one in new))
