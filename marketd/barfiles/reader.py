@@ -42,20 +42,26 @@ class Part(NamedTuple):
     done: float
 
 
-def read_parts(path: Path, timeframe: Timeframe, layout: Layout) -> Iterator[Part]:
-    """The rows of a file as bars of `timeframe`; BadFile, perhaps after some parts, if it is not to be
-    read."""
+def read_parts(
+    path: Path, timeframe: Timeframe, layout: Layout, *, before_ms: int = MAX_MS
+) -> Iterator[Part]:
+    """The rows of a file as bars of `timeframe` that open before `before_ms`.
+
+    Raises BadFile, perhaps after some parts, if it cannot be read.
+    """
     try:
         if not path.is_file():  # nor a pipe or a device, on which reading may hang
             raise BadFile(f"There is no file {path.name}.")
         tables = parquet_reader.tables if path.suffix == ".parquet" else csv_reader.tables
-        yield from _checked(tables(path, layout), timeframe, layout)
+        yield from _checked(tables(path, layout), timeframe, layout, before_ms)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "it is damaged, or not what its name says"
         raise BadFile(f"{path.name} cannot be read: {reason}.") from error
 
 
-def _checked(tables: Iterator[Table], timeframe: Timeframe, layout: Layout) -> Iterator[Part]:
+def _checked(
+    tables: Iterator[Table], timeframe: Timeframe, layout: Layout, before_ms: int
+) -> Iterator[Part]:
     descends: bool | None = None if layout.may_descend else False
     after_ms: int | None = None
     for table in tables:
@@ -71,7 +77,11 @@ def _checked(tables: Iterator[Table], timeframe: Timeframe, layout: Layout) -> I
             descends = _descends(recording.select(kept))
         order = np.flatnonzero(kept)
         for fault in faults(
-            recording.select(kept), timeframe, after_ms=after_ms, descends=bool(descends)
+            recording.select(kept),
+            timeframe,
+            before_ms=before_ms,
+            after_ms=after_ms,
+            descends=bool(descends),
         ):
             row = int(order[fault.row])
             kept[row] = False

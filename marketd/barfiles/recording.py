@@ -96,12 +96,17 @@ class Fault(NamedTuple):
 
 
 def faults(
-    recording: Recording, timeframe: Timeframe, *, after_ms: int | None = None, descends: bool = False
+    recording: Recording,
+    timeframe: Timeframe,
+    *,
+    before_ms: int = MAX_MS,
+    after_ms: int | None = None,
+    descends: bool = False,
 ) -> list[Fault]:
     """The rows, ascending, that are no bar of `timeframe` after the good row before, each with why.
 
-    Refused is what `marketd.domain.bar.bar_fault` refuses, and times that do not ascend (or, if the
-    recording `descends`, descend) from `after_ms` on.
+    Refused is what `marketd.domain.bar.bar_fault` refuses, bars that open at or after `before_ms`, and
+    times that do not ascend (or, if the recording `descends`, descend) from `after_ms` on.
     """
     t = recording.t
     open_, high, low, close, volume = (column.values for column in recording.values)
@@ -110,6 +115,7 @@ def faults(
     outside = (t < MIN_MS) | (t >= MAX_MS)
     checks = [
         (outside, "its time lies outside the years 1970 to 2099"),
+        (t >= before_ms, "its interval has not ended yet"),
         (
             timeframe.floor_array(np.where(outside, 0, t)) != t,
             f"its time is not on the grid of {timeframe}",
