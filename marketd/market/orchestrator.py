@@ -99,7 +99,7 @@ class DataOrchestrator:
     async def gaps(
         self, feed: Feed, timeframe: Timeframe, *, since: int | None, before: int | None
     ) -> list[Gap]:
-        """What of the range nobody has answered for yet; asks nobody."""
+        """What of the range is not proven, and why; asks nobody."""
         return await self._history.gaps(feed, self._span(feed, timeframe, since, before))
 
     async def past(self, feed: Feed, series: Series, *, since: int, before: int, limit: int) -> PastBars:

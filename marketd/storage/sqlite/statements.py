@@ -92,8 +92,10 @@ def read(
     if found is None or span.is_empty:
         return StoredBars([], [])
     series_id, has_nan = found
-    statement = _LAST_BARS if newest else _FIRST_BARS
-    rows: list[Bar] = connection.execute(statement, (series_id, *span, limit)).fetchall()
+    rows: list[Bar] = []
+    if limit:
+        statement = _LAST_BARS if newest else _FIRST_BARS
+        rows = connection.execute(statement, (series_id, *span, limit)).fetchall()
     if newest:
         rows.reverse()
     if has_nan:
