@@ -13,7 +13,9 @@ HEADING = "timestamp_ms,open,high,low,close,volume"
 
 def csv_row(bar: Bar) -> str:
     """The line of a bar, without its end: see HEADING."""
-    return ",".join(map(csv_value, bar))
+    text = ",".join(map(repr, bar))
+    # None, nan and inf are the values that CSV writes otherwise; all of them have an n.
+    return ",".join(map(csv_value, bar)) if "n" in text else text
 
 
 def csv_value(value: Value) -> str:

@@ -57,7 +57,7 @@ def _write_lines(file: Any, bars: Sequence[Bar]) -> None:
 @contextmanager
 def _gzip_writer(file: BinaryIO) -> Iterator[Write]:
     # Without a time inside, the same bars make the same file.
-    with gzip.GzipFile(fileobj=file, mode="wb", filename="", compresslevel=6, mtime=0) as packed:
+    with gzip.GzipFile(fileobj=file, mode="wb", filename="", compresslevel=4, mtime=0) as packed:
         packed.write(f"{HEADING}\n".encode())
         yield lambda bars: _write_lines(packed, bars)
 

@@ -41,6 +41,17 @@ class StoredBars(NamedTuple):
     coverage: list[Covered]
 
 
+def reach_of(
+    bars: Sequence[Bar], timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
+) -> TimeRange:
+    """The part of `span` that `bars`, read from it with `limit`, speak of."""
+    if len(bars) < limit or not bars:
+        return span
+    if newest:
+        return TimeRange(bars[0][0], span.end_ms)
+    return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
+
+
 class Job(NamedTuple):
     """Work that outlives the process. `body` is JSON text that only whoever does the work reads."""
 
@@ -137,7 +148,11 @@ class Storage(ABC):
     async def read(
         self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
     ) -> StoredBars:
-        """The first (or, `newest`, the last) `limit` bars of `span`, and the coverage of `span`."""
+        """The first (or, `newest`, the last) `limit` bars of `span`, and the coverage of `span`.
+
+        Where there are `limit` bars the coverage may end with what they speak of (`reach_of`): a page
+        of a long series does not read all that is known of it.
+        """
 
     @abstractmethod
     async def series_list(self) -> list[Series]:

@@ -13,7 +13,7 @@ from marketd.domain.bar import Bar, same_bar
 from marketd.domain.coverage import Covered, Reason, lay
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange, merge
-from marketd.storage.base import Revision, Stored, StoredBars
+from marketd.storage.base import Revision, Stored, StoredBars, reach_of
 
 _FIND_SERIES = """
     SELECT id, has_nan FROM series
@@ -100,8 +100,9 @@ def read(
         rows.reverse()
     if has_nan:
         rows = [_decoded(row) for row in rows]
-    coverage = _coverage(connection, series_id, span)
-    return StoredBars(rows, [piece.clip(span) for piece in coverage])
+    spoken = reach_of(rows, series.timeframe, span, limit=limit, newest=newest).clip(span)
+    coverage = _coverage(connection, series_id, spoken)
+    return StoredBars(rows, [piece.clip(spoken) for piece in coverage])
 
 
 def store(
