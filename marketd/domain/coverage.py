@@ -6,7 +6,7 @@ otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -64,13 +64,13 @@ def lay(coverage: Sequence[Covered], stated: Iterable[Covered]) -> list[Covered]
     The newest statement about a range wins, but what is no proof never replaces a proof.
     """
     laid = list(coverage)
-    for new in stated:
-        if new.reason.is_proof:
-            shown = [new.range] if new.start_ms < new.end_ms else []
-        else:
-            shown = subtract(new.range, proven(laid))
-        rest = (Covered(*piece, old.reason) for old in laid for piece in subtract(old.range, shown))
-        laid = _joined([*rest, *cover(shown, new.reason)])
+    for batch in _batches(stated):
+        known = proven(laid)
+        shown: list[Covered] = []
+        for new in batch:
+            pieces = [new.range] if new.reason.is_proof else subtract(new.range, known)
+            shown += cover(pieces, new.reason)
+        laid = _joined([*_without(laid, shown), *shown])
     return laid
 
 
@@ -98,3 +98,29 @@ def _joined(pieces: Iterable[Covered]) -> list[Covered]:
         else:
             joined.append(piece)
     return joined
+
+
+def _batches(stated: Iterable[Covered]) -> Iterator[list[Covered]]:
+    """The same statements, those that ascend without an overlap together: their order is all one."""
+    batch: list[Covered] = []
+    for new in stated:
+        if batch and new.start_ms < batch[-1].end_ms:
+            yield batch
+            batch = []
+        if new.start_ms < new.end_ms:
+            batch.append(new)
+    yield batch
+
+
+def _without(coverage: Sequence[Covered], shown: Sequence[Covered]) -> Iterator[Covered]:
+    """What of `coverage` lies outside of `shown`."""
+    at = 0
+    for old in coverage:
+        cursor_ms = old.start_ms
+        while at < len(shown) and shown[at].start_ms < old.end_ms:
+            yield Covered(cursor_ms, shown[at].start_ms, old.reason)
+            cursor_ms = max(cursor_ms, shown[at].end_ms)
+            if shown[at].end_ms > old.end_ms:
+                break  # it goes on over what comes next
+            at += 1
+        yield Covered(cursor_ms, old.end_ms, old.reason)

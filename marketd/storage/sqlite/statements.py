@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from marketd.domain.bar import Bar, same_bar
 from marketd.domain.coverage import Covered, Reason, lay
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange, merge
-from marketd.storage.base import Revision, Stored, StoredBars
+from marketd.storage.base import Revision, Stored, StoredBars, reach_of
 
 _FIND_SERIES = """
     SELECT id, has_nan FROM series
@@ -98,8 +100,9 @@ def read(
         rows.reverse()
     if has_nan:
         rows = [_decoded(row) for row in rows]
-    coverage = _coverage(connection, series_id, span)
-    return StoredBars(rows, [piece.clip(span) for piece in coverage])
+    spoken = reach_of(rows, series.timeframe, span, limit=limit, newest=newest).clip(span)
+    coverage = _coverage(connection, series_id, spoken)
+    return StoredBars(rows, [piece.clip(spoken) for piece in coverage])
 
 
 def store(
@@ -137,10 +140,12 @@ def store(
 
 def _lay_coverage(connection: sqlite3.Connection, series_id: int, covered: Sequence[Covered]) -> None:
     stated = lay([], covered)
+    done = 0
     for run in merge(one.range for one in stated):
+        first, done = done, bisect_left(stated, run.end_ms, lo=done, key=attrgetter("start_ms"))
         # Rows that overlap or touch the new statements may grow together with them.
         old = _coverage(connection, series_id, TimeRange(run.start_ms - 1, run.end_ms + 1))
-        new = lay(old, [one for one in stated if not one.range.clip(run).is_empty])
+        new = lay(old, stated[first:done])
         if new != old:
             connection.execute(_DELETE_COVERAGE, (series_id, new[0].start_ms, run.end_ms + 1))
             connection.executemany(_INSERT_COVERAGE, ((series_id, *one) for one in new))

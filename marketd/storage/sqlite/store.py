@@ -1,7 +1,8 @@
 """The SQLite store: one connection in one thread, writes grouped into durable transactions.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL file when two connections write and checkpoint at once. Here
-there is one connection, so it cannot happen whatever the library's version.
+there is one connection that can do either (a check and a backup read through another, see `upkeep`), so
+it cannot happen whatever the library's version.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,10 +25,12 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Job, Storage, Stored, StoredBars
+from marketd.storage.base import Checkup, Job, Storage, Stored, StoredBars
 from marketd.storage.sqlite import statements
+from marketd.storage.sqlite.checkup import check
 from marketd.storage.sqlite.owner import FileOwnership
 from marketd.storage.sqlite.schema import migrate
+from marketd.storage.sqlite.upkeep import apart, back_up
 
 T = TypeVar("T")
 
@@ -125,7 +129,16 @@ class SQLiteStorage(Storage):
         raise NotImplementedError
 
     async def series_list(self) -> list[Series]:
-        raise NotImplementedError
+        def run(connection: sqlite3.Connection) -> list[Series]:
+            rows = connection.execute(
+                "SELECT market, provider, symbol, timeframe, variant FROM series ORDER BY id"
+            )
+            return [
+                Series(Instrument(*names), Timeframe.parse(timeframe), variant)
+                for *names, timeframe, variant in rows
+            ]
+
+        return await self._opened().run(run)
 
     async def aggregate(
         self, base: Series, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool = False
@@ -154,6 +167,14 @@ class SQLiteStorage(Storage):
 
     async def delete_job(self, job_id: str) -> None:
         raise NotImplementedError
+
+    async def check(self) -> Checkup:
+        self._opened()
+        return await apart(partial(check, self._path))
+
+    async def back_up(self, target: Path, *, replace: bool) -> None:
+        self._opened()
+        await apart(lambda stop: back_up(self._path, target, replace=replace, stop=stop))
 
     def _opened(self) -> _Connection:
         if self._connection is None:
