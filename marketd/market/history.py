@@ -10,7 +10,7 @@ import asyncio
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, open_time, select
-from marketd.domain.errors import NotReady, ProviderFailed
+from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
 from marketd.domain.gap import Gap, GapReason
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
@@ -68,7 +68,11 @@ class History:
             reason = GapReason.FEED_DOWN
             try:
                 async with asyncio.timeout_at(deadline_s):
-                    filling = await self._filler.fill(feed, missing, enough=limit, newest=newest)
+                    filling = await self._filler.fill(
+                        feed, missing, enough=limit, newest=newest, deadline_s=deadline_s
+                    )
+            except ProviderRateLimited as error:
+                failure, reason = error, GapReason.PENDING
             except (ProviderFailed, NotReady) as error:
                 failure = error
             except TimeoutError:
@@ -87,7 +91,10 @@ class History:
                 if failure is not None:
                     raise failure
                 async with asyncio.timeout_at(deadline_s):
-                    newer = await self._filler.tail(feed, tail.start_ms)
+                    newer = await self._filler.tail(feed, tail.start_ms, deadline_s=deadline_s)
+            except ProviderRateLimited as error:
+                failure = error
+                gaps.append(Gap(*tail, GapReason.PENDING))
             except (ProviderFailed, NotReady) as error:
                 failure = error
                 gaps.append(Gap(*tail, GapReason.FEED_DOWN))

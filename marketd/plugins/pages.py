@@ -123,7 +123,9 @@ class PageReader:
             if fault is None and not span.start_ms <= t_ms < span.end_ms:
                 fault = "outside"
             if fault is None and t_ms > now_ms:
-                fault = "future"
+                # Nobody asked for it, so nothing is missing without it.
+                self.refuse("future", asked.symbol, timeframe, row)
+                continue
             if fault is None and t_ms in bars and not same_bar(row, bars[t_ms]):
                 fault = "conflict"
             if fault is not None:
