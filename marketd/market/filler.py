@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Covered, Reason, cover, lay, proven
-from marketd.domain.errors import NotReady, ProviderFailed, StorageFailed
+from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited, StorageFailed
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
+from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.plugins.provider import Fetched
+from marketd.plugins.pages import Fetched
 from marketd.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -58,23 +57,30 @@ class Filler:
     def __init__(self, storage: Storage, metrics: Metrics) -> None:
         self._storage = storage
         self._metrics = metrics
-        self._locks: WeakValueDictionary[Series, asyncio.Lock] = WeakValueDictionary()
+        self._locks = RangeLocks()
         self._tails: dict[Series, _Tail] = {}
 
     async def fill(
-        self, feed: Feed, missing: Sequence[TimeRange], *, enough: int, newest: bool
+        self,
+        feed: Feed,
+        missing: Sequence[TimeRange],
+        *,
+        enough: int,
+        newest: bool,
+        deadline_s: float,
     ) -> Filling:
         """Fetches `missing` from its wanted end until `enough` bars came or all of it is proven.
 
         Returns early when another caller filled a part meanwhile: the caller looks again. Raises
-        ProviderFailed or NotReady; what was stored until then stays.
+        ProviderFailed or NotReady, ProviderRateLimited where there is no turn before `deadline_s`;
+        what was stored until then stays.
         """
         count = 0
         refused: list[TimeRange] = []
         for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
             cursor = window.start_ms
             while cursor < window.end_ms:
-                page = await self._page(feed, TimeRange(cursor, window.end_ms))
+                page = await self._page(feed, TimeRange(cursor, window.end_ms), deadline_s)
                 cursor = page.end_ms
                 count += len(page.bars)
                 refused += page.refused
@@ -85,13 +91,13 @@ class Filler:
                 break
         return Filling(count, refused)
 
-    async def tail(self, feed: Feed, start_ms: int) -> list[Bar]:
+    async def tail(self, feed: Feed, start_ms: int, *, deadline_s: float) -> list[Bar]:
         """The bars from `start_ms`, which is not before the settled end, up to the forming one.
 
         Asked of the provider unless that was done less than a second (of its time) ago.
         """
         timeframe = feed.series.timeframe
-        async with self._lock(feed.series):
+        async with self._locks.hold(feed.series, TimeRange(start_ms, MAX_MS)):
             now_ms = feed.provider.now_ms()
             kept = self._tails.get(feed.series)
             if (
@@ -104,26 +110,29 @@ class Filler:
             bars: list[Bar] = []
             cursor, end_ms = start_ms, timeframe.end(now_ms)
             while cursor < end_ms:
-                page = await self._fetch(feed, TimeRange(cursor, end_ms))
+                page = await self._fetch(feed, TimeRange(cursor, end_ms), deadline_s)
                 cursor = page.end_ms
                 bars += page.bars
             self._keep_tail(feed.series, _Tail(now_ms, start_ms, bars))
             return bars
 
-    async def _page(self, feed: Feed, span: TimeRange) -> _Page:
+    async def _page(self, feed: Feed, span: TimeRange, deadline_s: float) -> _Page:
         """The first page of what `span` lacks, fetched and stored unless others have done it."""
-        async with self._lock(feed.series):
+        async with self._locks.hold(feed.series, span):
             stored = await self._storage.read(feed.series, span, limit=0)
             missing = subtract(span, proven(stored.coverage))
             if not missing or missing[0].start_ms > span.start_ms:
                 return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
             try:
-                return await self._fetch(feed, missing[0])
+                return await self._fetch(feed, missing[0], deadline_s)
+            except ProviderRateLimited:
+                # That it had no room in time says nothing of what it has.
+                raise
             except (ProviderFailed, NotReady):
                 await self._note_failure(feed, missing[0], stored.coverage)
                 raise
 
-    async def _fetch(self, feed: Feed, span: TimeRange) -> _Page:
+    async def _fetch(self, feed: Feed, span: TimeRange, deadline_s: float) -> _Page:
         series = feed.series
         asked_at_ms, closed_ms, settled_ms = feed.present()
         shut = feed.closed(span)
@@ -131,7 +140,7 @@ class Filler:
         page = Fetched([], asked.end_ms, [])
         if not asked.is_empty:
             page = await feed.provider.fetch(
-                series.instrument.symbol, series.timeframe, asked, feed.params
+                series.instrument.symbol, series.timeframe, asked, feed.params, deadline_s=deadline_s
             )
         if page.end_ms == asked.end_ms:
             page = page._replace(end_ms=span.end_ms)
@@ -168,12 +177,6 @@ class Filler:
         if len(self._tails) >= _TAILS_KEPT:
             del self._tails[next(iter(self._tails))]
         self._tails[series] = tail
-
-    def _lock(self, series: Series) -> asyncio.Lock:
-        lock = self._locks.get(series)
-        if lock is None:
-            lock = self._locks[series] = asyncio.Lock()
-        return lock
 
 
 def _without_ends(span: TimeRange, shut: Sequence[TimeRange]) -> TimeRange:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from marketd.domain.bar import Bar, open_time, select
 from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
-from marketd.domain.errors import NotReady, ProviderFailed
+from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler
@@ -61,10 +61,12 @@ class History:
             stored = await self._storage.read(feed.series, span, limit=limit, newest=newest)
             reach = reach_of(stored.bars, timeframe, span, limit=limit, newest=newest)
             # Once a round: what settles meanwhile belongs to the tail of this answer.
-            settled_ms = feed.present().settled_end_ms
+            present = feed.present()
+            settled_ms = present.settled_end_ms
             settled = reach.clip(TimeRange(MIN_MS, settled_ms))
             if gaps is None:
-                gaps = self._doubts.not_due(feed.series, gaps_in(settled, stored.coverage))
+                doubted = gaps_in(settled, stored.coverage)
+                gaps = self._doubts.not_due(feed.series, doubted, present.now_ms)
             missing = _unknown(settled, stored.coverage, gaps)
             if not missing:
                 break
@@ -74,7 +76,11 @@ class History:
             reason = Reason.FEED_DOWN
             try:
                 async with asyncio.timeout_at(deadline_s):
-                    filling = await self._filler.fill(feed, missing, enough=limit, newest=newest)
+                    filling = await self._filler.fill(
+                        feed, missing, enough=limit, newest=newest, deadline_s=deadline_s
+                    )
+            except ProviderRateLimited as error:
+                failure, reason = error, Reason.PENDING
             except (ProviderFailed, NotReady) as error:
                 failure = error
             except TimeoutError:
@@ -82,7 +88,7 @@ class History:
             else:
                 fetched += filling.bars
                 refused = cover(filling.refused, Reason.UNRECOVERABLE)
-                self._doubts.asked(feed.series, refused)
+                self._doubts.asked(feed.series, refused, present.now_ms)
                 gaps += refused
                 continue
             coverage = (await self._storage.read(feed.series, settled, limit=0)).coverage
@@ -95,7 +101,10 @@ class History:
                 if failure is not None:
                     raise failure
                 async with asyncio.timeout_at(deadline_s):
-                    newer = await self._filler.tail(feed, tail.start_ms)
+                    newer = await self._filler.tail(feed, tail.start_ms, deadline_s=deadline_s)
+            except ProviderRateLimited as error:
+                failure = error
+                gaps.append(Gap(*tail, Reason.PENDING))
             except (ProviderFailed, NotReady) as error:
                 failure = error
                 gaps.append(Gap(*tail, Reason.FEED_DOWN))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import ProviderTimeout, Unsupported
+from marketd.domain.errors import ProviderFailed, ProviderTimeout, Unsupported
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import DAY_MS, Timeframe
@@ -71,9 +71,7 @@ class DataOrchestrator:
                 feed, left, limit=enough, newest=newest, deadline_s=deadline_s
             )
             if read.gaps and not read.bars and not bars:
-                raise read.failure or ProviderTimeout(
-                    f"{feed.provider.name} did not answer within the time that a request has."
-                )
+                raise read.failure or _failure(feed, read.gaps)
             done = _whole_buckets(read, left, timeframe, newest=newest, cut=len(read.bars) >= enough)
             found = await self._resampled(read, done, timeframe, feed.series.timeframe)
             bars = [*found, *bars] if newest else [*bars, *found]
@@ -150,6 +148,14 @@ class DataOrchestrator:
         else:
             whole = resample(bars, timeframe)
         return [bar for bar in whole if not _touched(bar, timeframe, read.gaps)]
+
+
+def _failure(feed: Feed, gaps: Sequence[Gap]) -> ProviderFailed:
+    """Why there is nothing but gaps, where the provider has not said it itself."""
+    name = feed.provider.name
+    if any(gap.reason is Reason.PENDING for gap in gaps):
+        return ProviderTimeout(f"{name} did not answer within the time that a request has.")
+    return ProviderFailed(f"{name} sent nothing for this that can be right.", transient=False)
 
 
 def _bars_in(timeframe: Timeframe, base: Timeframe) -> int:

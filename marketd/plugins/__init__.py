@@ -1,6 +1,7 @@
 """The public API of plugin authors. A plugin imports from here and from `marketd.domain` alone."""
 
 from marketd.clock import Clock, ScaledClock
+from marketd.domain.rate_limit import RateLimit
 from marketd.plugins.base import (
     BarStreams,
     BarUpdate,
@@ -21,6 +22,7 @@ __all__ = [
     "MarketPlugin",
     "NoFields",
     "PluginContext",
+    "RateLimit",
     "ScaledClock",
     "TickStreams",
     "TimeField",

@@ -109,16 +109,23 @@ def test_every_answer_is_the_truth_and_nothing_is_fetched_twice(data: st.DataObj
                 assert found.bars == wanted, (timeframe, since, before, limit)
                 assert found.complete
                 assert found.more or len(found.bars) <= limit
-            # Where a page was proven, nothing is asked again but the tail, which cannot be proven.
+            # Where a page was proven, nothing is asked again but the tail, which cannot be proven,
+            # and once, on from its end, whether a page that ended early was really all.
             settled = MINUTE.floor(now_ms)
             proven: list[TimeRange] = []
+            ends: set[int] = set()
             for call in plugin.calls:
-                assert call.start_ms >= settled or not any(
-                    piece.start_ms <= call.start_ms < piece.end_ms for piece in proven
+                assert (
+                    call.start_ms >= settled
+                    or call.start_ms in ends
+                    or not any(piece.start_ms <= call.start_ms < piece.end_ms for piece in proven)
                 )
+                ends.discard(call.start_ms)
                 page = select(bars, since=call.start_ms, before=min(call.end_ms, now_ms + 1), limit=100)
                 end = page[-1][0] + M if len(page) == plugin.page_limit else call.end_ms
                 proven.append(TimeRange(call.start_ms, min(end, settled)))
+                if page:
+                    ends.add(page[-1][0] + M)
         finally:
             await storage.close()
 

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 from scripted import INSTRUMENT, MINUTE, START, M, ScriptedPlugin, bar, feed_of, provider_of, scripted
 
 from marketd.clock import ManualClock
@@ -133,18 +132,17 @@ async def test_what_cannot_be_right_is_asked_for_once_more_after_a_start(
 
 
 async def test_what_cannot_be_right_is_asked_for_again_after_an_hour(
-    storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+    storage: SQLiteStorage,
 ) -> None:
-    now_s = 1_000.0
-    monkeypatch.setattr("marketd.market.doubts.time.monotonic", lambda: now_s)
-    plugin = scripted(FLAWED, now_ms=START + 10 * M)
+    clock = ManualClock(START + 10 * M)
+    plugin = scripted(FLAWED, now_ms=clock.now_ms(), clock=clock)
     feed = feed_of(provider_of(plugin))
     history = History(storage, Metrics())
     await read(history, feed, 0, 10)
-    now_s += 3_599
+    clock.advance(3_599_000)
     await read(history, feed, 0, 10)
     assert len(plugin.calls) == 1
-    now_s += 2
+    clock.advance(2_000)
     await read(history, feed, 0, 10)
     assert plugin.calls[1:] == [minutes(4, 5)]
 
