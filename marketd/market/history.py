@@ -113,6 +113,19 @@ class History:
             bars, reach, [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty], failure
         )
 
+    async def proven(self, feed: Feed, span: TimeRange) -> list[TimeRange]:
+        """Where the store has every base bar that there is."""
+        stored = await self._storage.read(feed.series, span, limit=0)
+        return merge([*proven(stored.coverage), *subtract(span, [feed.life])])
+
+    async def aggregate(
+        self, feed: Feed, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
+    ) -> list[Bar]:
+        """The first or last `limit` bars of `timeframe` in `span`, of which all base bars are proven."""
+        bars = await self._storage.aggregate(feed.series, timeframe, span, limit=limit, newest=newest)
+        self._metrics.bars_served.labels("aggregates").inc(len(bars))
+        return bars
+
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""
         span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
