@@ -15,6 +15,8 @@ from aiohttp import web
 
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config
+from marketd.control.address import socket_beside
+from marketd.control.server import ControlServer
 from marketd.domain.errors import ConfigError, MarketdError
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
@@ -114,6 +116,7 @@ class Daemon:
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
+            stall_ms=config.stream.stall,
         )
         app = make_app(
             server=config.server,
@@ -125,6 +128,9 @@ class Daemon:
             readiness=self,
             answers=answers,
         )
+        control = ControlServer(storage, socket_beside(config.storage.sqlite_path))
+        self._opened.push_async_callback(control.close)
+        await control.open()
         await self._listen(app)
         # A provider that is slow to open keeps nobody waiting but who asks for it.
         for provider in self.loader.providers.values():

@@ -21,8 +21,9 @@ import pytest
 from house import FLAWED, SIM, START, House, M, recorded
 
 from marketd import __version__
+from marketd.barfiles.csv_text import csv_row
 from marketd.cli import main
-from marketd.cli.text import BarFormat, csv_row, iso, table
+from marketd.cli.text import BarFormat, iso, table
 from marketd.config import ProviderConfig
 
 BTC = "crypto/sim/BTC/USD"
