@@ -84,7 +84,7 @@ def _content(connection: sqlite3.Connection, problems: list[str]) -> _Counts:
         count, proven = _of_series(connection, number, f"{name}@{timeframe}", timeframe, problems)
         bars += count
         unproven += count - proven
-    for table in ("bar", "coverage"):
+    for table in ("bar", "coverage", "rollup", "rolled"):
         (strays,) = connection.execute(_STRAY.format(table=table)).fetchone()
         if strays:
             problems.append(f"The table {table} has rows of {strays} series that are not known.")
