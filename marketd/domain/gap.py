@@ -13,7 +13,7 @@ class GapReason(StrEnum):
 
     PENDING = "pending"  # not asked for yet, or there was no time left to
     FEED_DOWN = "feed_down"  # the provider failed when asked
-    UNRECOVERABLE = "unrecoverable"  # what the provider sent for it cannot be right
+    UNRECOVERABLE = "unrecoverable"  # what the provider sent cannot be right, or it keeps nothing so old
 
 
 class Gap(NamedTuple):

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange, subtract
+from marketd.domain.timerange import MIN_MS, TimeRange, subtract
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.storage import Storage
@@ -20,7 +20,10 @@ _TAILS_KEPT = 4_096
 
 
 class Filling(NamedTuple):
-    """What a fill has brought: how many bars of proven ranges, and where bars had to be refused."""
+    """What a fill has brought: how many bars of proven ranges, and where no bar can be had.
+
+    There the provider's bars had to be refused, or it does not keep them any more.
+    """
 
     bars: int
     refused: list[TimeRange]
@@ -32,6 +35,7 @@ class _Page(NamedTuple):
     end_ms: int
     bars: list[Bar]
     refused: list[TimeRange]
+    begins_ms: int | None = None
     by_others: bool = False
 
 
@@ -60,13 +64,19 @@ class Filler:
         """
         count = 0
         refused: list[TimeRange] = []
+        begins_ms = MIN_MS
         for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
-            cursor = window.start_ms
+            cursor = max(window.start_ms, begins_ms)
             while cursor < window.end_ms:
                 page = await self._page(feed, TimeRange(cursor, window.end_ms))
                 cursor = page.end_ms
                 count += len(page.bars)
-                refused += page.refused
+                if page.begins_ms is None:
+                    refused += page.refused
+                else:
+                    begins_ms = page.begins_ms
+                    older = (piece.clip(TimeRange(MIN_MS, begins_ms)) for piece in missing)
+                    refused += [piece for piece in older if not piece.is_empty]
                 # Towards the newest, a window counts only when it is whole: its end is what is wanted.
                 if page.by_others or (count >= enough and not newest):
                     return Filling(count, refused)
@@ -125,7 +135,7 @@ class Filler:
             start_ms = max(settled_ms, span.start_ms)
             bars = [bar for bar in page.bars if bar[0] >= start_ms]
             self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
-        return _Page(page.end_ms, page.bars, page.refused)
+        return _Page(page.end_ms, page.bars, page.refused, page.begins_ms)
 
     def _keep_tail(self, series: Series, tail: _Tail) -> None:
         self._tails.pop(series, None)

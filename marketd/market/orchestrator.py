@@ -70,7 +70,7 @@ class DataOrchestrator:
             read = await self._history.read(
                 feed, left, limit=enough, newest=newest, deadline_s=deadline_s
             )
-            if read.gaps and not read.bars and not bars:
+            if _may_be_had(read.gaps) and not read.bars and not bars:
                 raise read.failure or ProviderTimeout(
                     f"{feed.provider.name} did not answer within the time that a request has."
                 )
@@ -113,7 +113,7 @@ class DataOrchestrator:
         deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
         most = (span.end_ms - span.start_ms) // feed.series.timeframe.nominal_ms + 2
         read = await self._history.read(feed, span, limit=most, newest=False, deadline_s=deadline_s)
-        if any(gap.reason is not GapReason.UNRECOVERABLE for gap in read.gaps):
+        if _may_be_had(read.gaps):
             raise read.failure or ProviderTimeout(f"{feed.provider.name} did not answer in time.")
         return read.bars, read.gaps
 
@@ -173,6 +173,11 @@ def _whole_buckets(
     if newest:
         return TimeRange(timeframe.ceil(read.reach.start_ms), left.end_ms)
     return TimeRange(left.start_ms, timeframe.floor(read.reach.end_ms))
+
+
+def _may_be_had(gaps: Sequence[Gap]) -> bool:
+    """True if asking again may fill some of the gaps."""
+    return any(gap.reason is not GapReason.UNRECOVERABLE for gap in gaps)
 
 
 def _touched(bar: Bar, timeframe: Timeframe, gaps: Sequence[Gap]) -> bool:

@@ -53,7 +53,6 @@ class MarketPlugin(ABC):
         description: one sentence for people: what the data is and where it comes from.
         settings_schema, credentials_schema, params_schema: marshmallow schemas of the provider's
             section in the configuration, of its secrets, and of the extra parameters of one request.
-        page_limit: the most bars that one `fetch_ohlcv` returns.
         concurrency: how many calls may be under way at once.
         settle_ms: how long after its close a bar may still be absent from what the provider returns.
             Until then marketd serves the bar but does not take its absence for proof.
@@ -63,6 +62,7 @@ class MarketPlugin(ABC):
             daemon's clock unless the plugin sets another.
         markets: the asset classes served, e.g. ("crypto",).
         timeframes: the base timeframes, those that the provider itself has. marketd derives others.
+        page_limit: the most bars that one `fetch_ohlcv` returns.
     """
 
     plugin: ClassVar[str]
@@ -70,12 +70,12 @@ class MarketPlugin(ABC):
     settings_schema: ClassVar[type[Schema]] = NoFields
     credentials_schema: ClassVar[type[Schema]] = NoFields
     params_schema: ClassVar[type[Schema]] = NoFields
-    page_limit: ClassVar[int] = 1000
     concurrency: ClassVar[int] = 4
     settle_ms: ClassVar[int] = 0
 
     markets: Sequence[str]
     timeframes: Sequence[Timeframe]
+    page_limit: int = 1000
 
     def __init__(self, context: PluginContext) -> None:
         self.context = context
@@ -109,7 +109,8 @@ class MarketPlugin(ABC):
 
         `timeframe` is one of `timeframes`, `since` and `before` are epoch milliseconds and `limit` is
         at most `page_limit`. The forming bar is included where the provider has it. Fewer bars than
-        `limit` is the provider's word that the range holds no more: raise rather than return a part.
+        `limit` is the provider's word that the range holds no more: raise rather than return a part,
+        and HistoryEnds where `since` lies before what the provider keeps.
         """
 
 

@@ -20,6 +20,7 @@ from marshmallow import ValidationError
 from marketd.config import UpstreamConfig
 from marketd.domain.bar import Bar, all_valid, bar_fault, open_time
 from marketd.domain.errors import (
+    HistoryEnds,
     InvalidInput,
     MarketdError,
     NotReady,
@@ -49,11 +50,15 @@ _INLINE = 2_000
 
 
 class Fetched(NamedTuple):
-    """One page: valid bars, ascending, that are all there is up to `end_ms`, but for `refused`."""
+    """One page: valid bars, ascending, that are all there is up to `end_ms`, but for `refused`.
+
+    Where the provider keeps nothing older, `begins_ms` says since when it has bars.
+    """
 
     bars: list[Bar]
     end_ms: int
     refused: list[TimeRange]
+    begins_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +195,17 @@ class Provider:
         """
         limit = self.plugin.page_limit
         started_s = time.perf_counter()
-        rows = await self._call(
-            lambda: self.plugin.fetch_ohlcv(symbol, timeframe, span.start_ms, span.end_ms, limit, params)
-        )
+        try:
+            rows = await self._call(
+                lambda: self.plugin.fetch_ohlcv(
+                    symbol, timeframe, span.start_ms, span.end_ms, limit, params
+                )
+            )
+        except HistoryEnds as error:
+            # At least the first interval is given up, or the same would be asked again.
+            begins_ms = max(timeframe.ceil(error.first_ms), timeframe.end(span.start_ms))
+            end_ms = min(begins_ms, span.end_ms)
+            return Fetched([], end_ms, [TimeRange(span.start_ms, end_ms)], begins_ms)
         self._metrics.fetch_seconds.labels(self.name).observe(time.perf_counter() - started_s)
         if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
             self._refuse("shape", symbol, timeframe, rows)
