@@ -99,7 +99,7 @@ class Daemon:
         storage.listen(answers.changed)
         await storage.open()
         self._opened.push_async_callback(storage.close)
-        self.loader.load(config.providers)
+        self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self._close_providers)
         supervisor = Supervisor(self.metrics)
         self._opened.push_async_callback(supervisor.stop)

@@ -55,5 +55,5 @@ def load_plugins(config: Config) -> PluginLoader:
     # What failed is in the loader, for the command to tell; the log would tell it twice.
     logging.getLogger("marketd").addHandler(logging.NullHandler())
     loader = PluginLoader(clock=SystemClock(), upstream=config.upstream, metrics=Metrics())
-    loader.load(config.providers)
+    loader.load(config.providers, defaults=config.plugins_may_add)
     return loader

@@ -115,7 +115,12 @@ class MarketPlugin(ABC):
 
 
 class BarStreams(ABC):
-    """The capability of pushing bars as they form."""
+    """The capability of pushing bars as they form.
+
+    `has_bar_stream` is for `open` to unset, where a plugin for many vendors finds one without.
+    """
+
+    has_bar_stream: bool = True
 
     @abstractmethod
     def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
@@ -123,7 +128,9 @@ class BarStreams(ABC):
 
 
 class TickStreams(ABC):
-    """The capability of pushing trades as they happen."""
+    """The capability of pushing trades as they happen; `has_tick_stream` as with bars."""
+
+    has_tick_stream: bool = True
 
     @abstractmethod
     def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:

@@ -96,9 +96,13 @@ class Provider:
 
     @property
     def features(self) -> list[str]:
-        """What the plugin implements beyond the core: `bar_stream`, `tick_stream`."""
-        capabilities = {"bar_stream": BarStreams, "tick_stream": TickStreams}
-        return [name for name, kind in capabilities.items() if isinstance(self.plugin, kind)]
+        """What the plugin has beyond the core: `bar_stream`, `tick_stream`."""
+        plugin = self.plugin
+        capabilities = {
+            "bar_stream": isinstance(plugin, BarStreams) and plugin.has_bar_stream,
+            "tick_stream": isinstance(plugin, TickStreams) and plugin.has_tick_stream,
+        }
+        return [name for name, has_it in capabilities.items() if has_it]
 
     def now_ms(self) -> int:
         """The provider's present in epoch milliseconds."""
