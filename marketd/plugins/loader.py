@@ -76,7 +76,8 @@ class PluginLoader:
         for report in failed:
             log.error("plugin failed plugin=%s reason=%s", report.name, report.error)
         self._metrics.plugins_failed.set(len(failed))
-        for config in (self._defaults | dict(configs) if defaults else configs).values():
+        added = [one for one in self._defaults.values() if defaults and one.name not in configs]
+        for config in (*configs.values(), *added):
             try:
                 plugin = self._make(config)
             except ConfigError as error:

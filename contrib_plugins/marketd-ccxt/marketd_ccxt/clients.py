@@ -131,9 +131,14 @@ class SharedClients:
 async def _try_key(client: Any) -> None:
     from ccxt.base.errors import PermissionDenied
 
-    # A key that may not see the balance is one that the exchange knows.
-    with suppress(PermissionDenied):
+    try:
         await client.fetch_balance()
+    except PermissionDenied:
+        return  # the exchange knows the key, which may not see the balance
+    except ValueError as error:
+        # It cannot even sign with what it was given; the error's text may hold a part of it.
+        told = f"{client.id}: the secret is not of the kind that is used there."
+        raise ProviderFailed(told, transient=False) from error
 
 
 def _make_strict(client: Any) -> None:

@@ -113,11 +113,6 @@ class Exchange(ABC):
 
         self._pushing.append(asyncio.create_task(pushing()))
 
-    async def klines(self, timeframe: str) -> AsyncIterator[tuple[Bar, bool]]:
-        base = Timeframe.parse(timeframe)
-        async for bar, closed in self._sim.stream_bars("BTC/USD", base):
-            yield bar, closed
-
     async def trades(self) -> AsyncIterator[Tick]:
         async for batch in self._sim.stream_ticks("BTC/USD"):
             for tick in batch:
@@ -178,7 +173,9 @@ class Binance(Exchange):
         return web.json_response(rows)
 
     async def _kline_messages(self, timeframe: str) -> AsyncIterator[Any]:
-        async for (t_ms, *values), closed in self.klines(timeframe):
+        async for (t_ms, *values), closed in self._sim.stream_bars(
+            "BTC/USD", Timeframe.parse(timeframe)
+        ):
             named = dict(zip("ohlcv", map(repr, values), strict=True))
             end_ms = Timeframe.parse(timeframe).end(t_ms) - 1
             kline = {"t": t_ms, "T": end_ms, "s": "BTCUSDT", "i": timeframe, "x": closed, **named}
@@ -265,9 +262,10 @@ class Kraken(Exchange):
     async def _ohlc_messages(self, pair: str, interval: int) -> AsyncIterator[Any]:
         timeframe = _kraken_timeframe(interval)
         now_ms = self._clock.now_ms()
+        live = self._sim.stream_bars("BTC/USD", timeframe)
         past = await self.history(str(timeframe), now_ms - 5 * timeframe.nominal_ms, now_ms + 1, 10)
         yield self._ohlc_message("snapshot", pair, interval, past)
-        async for bar, _ in self.klines(str(timeframe)):
+        async for bar, _ in live:
             yield self._ohlc_message("update", pair, interval, [bar])
 
     def _ohlc_message(self, kind: str, pair: str, interval: int, bars: Sequence[Bar]) -> Any:

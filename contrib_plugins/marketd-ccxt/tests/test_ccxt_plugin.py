@@ -17,7 +17,9 @@ from marketd_ccxt.settings import CcxtCredentials, CcxtSettings
 from marshmallow import ValidationError
 from standin import Binance, Exchange, Kraken, refusing
 
+from marketd.cli.running import load_plugins
 from marketd.clock import ManualClock
+from marketd.config import load_config
 from marketd.domain.bar import Bar
 from marketd.domain.errors import (
     HistoryEnds,
@@ -33,7 +35,7 @@ from marketd.plugins import BarUpdate, PluginContext
 NOW = 1_709_647_230_000  # 2024-03-05T14:00:30Z
 M = 60_000
 MINUTE = Timeframe.parse("1m")
-SECRET = "c2VjcmV0"  # noqa: S105 - of the stand-in
+SECRET = "c2VjcmV0"
 
 
 def made(exchange: Exchange, clock: ManualClock, **credentials: str) -> CcxtPlugin:
@@ -227,6 +229,14 @@ async def test_a_key_is_tried_and_a_refused_one_is_told(exchange: Exchange, cloc
     assert any("rivate" in one or "account" in one or "sapi" in one for one in exchange.asked)
 
 
+async def test_a_secret_that_cannot_be_one_is_told(kraken: Exchange, clock: ManualClock) -> None:
+    plugin = made(kraken, clock, api_key="k", secret="not base64")
+    with pytest.raises(ProviderFailed, match="the secret is not of the kind") as failure:
+        await plugin.open()
+    await plugin.close()
+    assert not failure.value.transient
+
+
 @pytest.mark.parametrize(
     ("section", "told"),
     [
@@ -356,3 +366,29 @@ def test_ccxt_is_not_imported_before_a_provider_opens() -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [["kraken"], False]
+
+
+async def test_whether_there_are_streams_is_found_at_open(kraken: Exchange, clock: ManualClock) -> None:
+    class Streamless(CcxtPlugin):
+        def _make(self) -> Any:
+            client = super()._make()
+            client.has |= {"watchOHLCV": False, "watchTrades": None}
+            return client
+
+    settings = CcxtSettings().load({"exchange": "kraken", "base_url": kraken.url})
+    plugin = Streamless(PluginContext("x", clock, settings, CcxtCredentials().load({})))
+    assert plugin.has_bar_stream
+    await plugin.open()
+    assert not plugin.has_bar_stream
+    assert not plugin.has_tick_stream
+    await plugin.close()
+
+
+def test_kraken_is_there_where_no_provider_is_named() -> None:
+    loader = load_plugins(load_config(None, {}))
+    kraken = loader.provider("kraken").plugin
+    assert kraken.context.settings["exchange"] == "kraken"
+    assert not any(kraken.context.credentials.values())
+    assert list(loader.providers) == ["sim", "kraken"]
+    named = load_plugins(load_config(None, {"MARKETD_PROVIDERS__A__PLUGIN": "sim"}))
+    assert list(named.providers) == ["a"]
