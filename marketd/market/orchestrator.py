@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import ProviderFailed, ProviderTimeout, Unsupported
-from marketd.domain.gap import Gap, GapReason
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import DAY_MS, Timeframe
@@ -97,7 +97,7 @@ class DataOrchestrator:
     async def gaps(
         self, feed: Feed, timeframe: Timeframe, *, since: int | None, before: int | None
     ) -> list[Gap]:
-        """What of the range nobody has answered for yet; asks nobody."""
+        """What of the range is not proven, and why; asks nobody."""
         return await self._history.gaps(feed, self._span(feed, timeframe, since, before))
 
     async def past(self, feed: Feed, series: Series, *, since: int, before: int, limit: int) -> PastBars:
@@ -111,7 +111,7 @@ class DataOrchestrator:
         deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
         most = (span.end_ms - span.start_ms) // feed.series.timeframe.nominal_ms + 2
         read = await self._history.read(feed, span, limit=most, newest=False, deadline_s=deadline_s)
-        if any(gap.reason is not GapReason.UNRECOVERABLE for gap in read.gaps):
+        if any(gap.reason is not Reason.UNRECOVERABLE for gap in read.gaps):
             raise read.failure or ProviderTimeout(f"{feed.provider.name} did not answer in time.")
         return read.bars, read.gaps
 
@@ -153,7 +153,7 @@ class DataOrchestrator:
 def _failure(feed: Feed, gaps: Sequence[Gap]) -> ProviderFailed:
     """Why there is nothing but gaps, where the provider has not said it itself."""
     name = feed.provider.name
-    if any(gap.reason is GapReason.PENDING for gap in gaps):
+    if any(gap.reason is Reason.PENDING for gap in gaps):
         return ProviderTimeout(f"{name} did not answer within the time that a request has.")
     return ProviderFailed(f"{name} sent nothing for this that can be right.", transient=False)
 

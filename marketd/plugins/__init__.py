@@ -5,6 +5,7 @@ from marketd.domain.rate_limit import RateLimit
 from marketd.plugins.base import (
     BarStreams,
     BarUpdate,
+    MarketHours,
     MarketPlugin,
     NoFields,
     PluginContext,
@@ -17,6 +18,7 @@ __all__ = [
     "BarStreams",
     "BarUpdate",
     "Clock",
+    "MarketHours",
     "MarketPlugin",
     "NoFields",
     "PluginContext",

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from operator import index
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from marshmallow import ValidationError
@@ -34,9 +35,9 @@ from marketd.domain.errors import (
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import TimeRange, merge
 from marketd.metrics import Metrics
-from marketd.plugins.base import BarStreams, BarUpdate, MarketPlugin, TickStreams
+from marketd.plugins.base import BarStreams, BarUpdate, MarketHours, MarketPlugin, TickStreams
 from marketd.plugins.pages import Fetched, PageReader, Question
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,20 @@ _LONGEST_BACKOFF_S = 5.0
 _REOPEN_AFTER_S = 5.0
 # What a provider without a rate limit may be asked. It can still ask for patience.
 _UNLIMITED = RateLimit(requests=1_000_000, per_ms=1_000, burst=1_000_000)
+
+
+class Turn(NamedTuple):
+    """How a call waits for its turn under the rate limit.
+
+    Until `deadline_s` (the loop's time; None: as long as a call may take). `background` work waits as
+    long as it takes, and gets what others leave.
+    """
+
+    deadline_s: float | None = None
+    background: bool = False
+
+
+NOW = Turn()
 
 
 class Limiter(Protocol):
@@ -111,8 +126,12 @@ class Provider:
 
     @property
     def features(self) -> list[str]:
-        """What the plugin implements beyond the core: `bar_stream`, `tick_stream`."""
-        capabilities = {"bar_stream": BarStreams, "tick_stream": TickStreams}
+        """What the plugin implements beyond the core: `bar_stream`, `tick_stream`, `market_hours`."""
+        capabilities = {
+            "bar_stream": BarStreams,
+            "tick_stream": TickStreams,
+            "market_hours": MarketHours,
+        }
         return [name for name, kind in capabilities.items() if isinstance(self.plugin, kind)]
 
     @property
@@ -158,7 +177,7 @@ class Provider:
             if time.monotonic() < self._reopen_at_s:
                 raise NotReady(f"{self.name} is down: {self.health.message}")
             try:
-                await self._take_turn(1, None, background=False)
+                await self._take_turn(1, NOW)
                 await self._bounded(self.plugin.open)
             except MarketdError as error:
                 self._reopen_at_s = time.monotonic() + _REOPEN_AFTER_S
@@ -209,22 +228,37 @@ class Provider:
             raise UnknownSymbol(f"{self.name} has no symbol {symbol[:50]} in the market {market}.")
         return info
 
+    def closed(self, symbol: str, timeframe: Timeframe, span: TimeRange) -> list[TimeRange]:
+        """The intervals of `timeframe` in `span` during which, the plugin knows, the market is closed.
+
+        None without `market_hours`. Raises ProviderFailed if the plugin does not answer with ranges.
+        """
+        if not isinstance(self.plugin, MarketHours):
+            return []
+        try:
+            told = self.plugin.closed(symbol, span.start_ms, span.end_ms)
+            ranges = merge(TimeRange(*map(index, piece)).clip(span) for piece in told)
+        except Exception as error:
+            failure = error if isinstance(error, MarketdError) else self._foreign(error)
+            self._failed(failure)
+            raise failure from error
+        whole = (
+            TimeRange(timeframe.ceil(piece.start_ms), timeframe.floor(piece.end_ms)) for piece in ranges
+        )
+        return [piece for piece in whole if not piece.is_empty]
+
     async def fetch(
         self,
         symbol: str,
         timeframe: Timeframe,
         span: TimeRange,
         params: Mapping[str, Any],
-        *,
-        deadline_s: float | None = None,
-        background: bool = False,
+        turn: Turn = NOW,
     ) -> Fetched:
         """The first page of bars in `span`, closed and forming, in a base timeframe.
 
         Raises ProviderFailed after the retries, or when what came back cannot be read at all, and
-        ProviderRateLimited when its turn would not come before `deadline_s` (the loop's time; without
-        it, within the time that a call may take). `background` work waits for its turn as long as it
-        takes, and gets what others leave.
+        ProviderRateLimited when its turn would not come in time.
         """
         limit = self.plugin.page_limit
         asked_at_ms = self.now_ms()
@@ -235,9 +269,7 @@ class Provider:
                     symbol, timeframe, span.start_ms, span.end_ms, limit, params
                 )
 
-        rows = await self._call(
-            page, cost=self.plugin.page_cost, deadline_s=deadline_s, background=background
-        )
+        rows = await self._call(page, cost=self.plugin.page_cost, turn=turn)
         settled_ms = timeframe.floor(asked_at_ms - self.plugin.settle_ms)
         asked = Question(symbol, timeframe, span, limit, self.now_ms(), settled_ms)
         return await self._pages.read(rows, asked)
@@ -272,24 +304,17 @@ class Provider:
                 await aclose()
         raise ProviderFailed(f"The stream of {self.name} ended.")
 
-    async def _call(
-        self,
-        call: Callable[[], Awaitable[T]],
-        *,
-        cost: int,
-        deadline_s: float | None = None,
-        background: bool = False,
-    ) -> T:
+    async def _call(self, call: Callable[[], Awaitable[T]], *, cost: int, turn: Turn = NOW) -> T:
         """One call of the plugin, opened, in its turn, bounded and retried."""
         await self.open()
         attempt = 0
         while True:
             # The turn comes last: a call that then waited for a free place would come too late.
             async with AsyncExitStack() as places:
-                if background:
+                if turn.background:
                     await places.enter_async_context(self._background_calls)
                 await places.enter_async_context(self._calls)
-                await self._take_turn(cost, deadline_s, background=background)
+                await self._take_turn(cost, turn)
                 try:
                     answer = await self._bounded(call)
                 except ProviderFailed as error:
@@ -311,14 +336,15 @@ class Provider:
                 raise failure
             attempt += 1
 
-    async def _take_turn(self, cost: int, deadline_s: float | None, *, background: bool) -> None:
+    async def _take_turn(self, cost: int, turn: Turn) -> None:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
-        if deadline_s is None and not background:
+        deadline_s = turn.deadline_s
+        if deadline_s is None and not turn.background:
             deadline_s = started_s + self._upstream.timeout / 1000
         limit = self.rate_limit or _UNLIMITED
         try:
-            await self._limiter.acquire(limit, cost, deadline_s=deadline_s, background=background)
+            await self._limiter.acquire(limit, cost, deadline_s=deadline_s, background=turn.background)
         except ProviderRateLimited:
             self._metrics.rate_limit_refused.labels(self.name).inc()
             raise

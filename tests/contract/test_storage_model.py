@@ -15,10 +15,11 @@ from pages import EVER, NAN, UNSTORABLE
 from scripted import INSTRUMENT, MINUTE, START, M
 
 from marketd.domain.bar import Bar, same_bar
+from marketd.domain.coverage import Covered, Reason, lay
 from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange, merge
+from marketd.domain.timerange import TimeRange
 from marketd.storage import Storage, Stored, StoredBars
 from marketd.storage.base import Revision
 
@@ -40,7 +41,10 @@ BARS = st.dictionaries(MINUTES, st.tuples(*[VALUES] * 5), max_size=12).map(
 RANGES = st.tuples(MINUTES, MINUTES).map(
     lambda ends: TimeRange(START + ends[0] * M, START + ends[1] * M)
 )
-WRITES = st.tuples(SERIES, BARS, st.lists(RANGES, max_size=3))
+STATEMENTS = st.tuples(
+    RANGES, st.sampled_from([reason for reason in Reason if reason is not Reason.PENDING])
+).map(lambda one: Covered(*one[0], one[1]))
+WRITES = st.tuples(SERIES, BARS, st.lists(STATEMENTS, max_size=3))
 
 
 class Model:
@@ -48,9 +52,9 @@ class Model:
 
     def __init__(self) -> None:
         self.bars: dict[Series, dict[int, tuple[Bar, int]]] = {series: {} for series in ALL_SERIES}
-        self.coverage: dict[Series, list[TimeRange]] = {series: [] for series in ALL_SERIES}
+        self.coverage: dict[Series, list[Covered]] = {series: [] for series in ALL_SERIES}
 
-    def store(self, series: Series, bars: Sequence[Bar], proven: Sequence[TimeRange]) -> Stored:
+    def store(self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered]) -> Stored:
         kept = self.bars[series]
         inserted = 0
         revised: list[Revision] = []
@@ -62,7 +66,7 @@ class Model:
             elif not same_bar(old[0], bar):
                 kept[bar[0]] = (bar, old[1] + 1)
                 revised.append(Revision(*kept[bar[0]]))
-        self.coverage[series] = merge([*self.coverage[series], *proven])
+        self.coverage[series] = lay(self.coverage[series], covered)
         return Stored(inserted, revised)
 
     def read(self, series: Series, span: TimeRange, limit: int, newest: bool) -> StoredBars:
@@ -70,7 +74,7 @@ class Model:
         inside = [kept[t][0] for t in sorted(kept) if span.start_ms <= t < span.end_ms]
         bars = inside[max(0, len(inside) - limit) :] if newest else inside[:limit]
         clipped = [piece.clip(span) for piece in self.coverage[series]]
-        return StoredBars(bars, [piece for piece in clipped if not piece.is_empty])
+        return StoredBars(bars, [piece for piece in clipped if not piece.range.is_empty])
 
 
 class Comparison(RuleBasedStateMachine):
@@ -88,22 +92,22 @@ class Comparison(RuleBasedStateMachine):
         self.run(self.storage.open())
 
     @rule(write=WRITES)
-    def store(self, write: tuple[Series, list[Bar], list[TimeRange]]) -> None:
+    def store(self, write: tuple[Series, list[Bar], list[Covered]]) -> None:
         stored = self.run(self.storage.store(*write, at_ms=START))
         assert repr(stored) == repr(self.model.store(*write))
 
     @rule(writes=st.lists(WRITES, min_size=2, max_size=4, unique_by=lambda write: write[0]))
-    def store_at_once(self, writes: list[tuple[Series, list[Bar], list[TimeRange]]]) -> None:
+    def store_at_once(self, writes: list[tuple[Series, list[Bar], list[Covered]]]) -> None:
         async def store_all() -> list[Stored]:
             return await asyncio.gather(*(self.storage.store(*write, at_ms=START) for write in writes))
 
         assert repr(self.run(store_all())) == repr([self.model.store(*write) for write in writes])
 
     @rule(write=WRITES)
-    def fail_to_store(self, write: tuple[Series, list[Bar], list[TimeRange]]) -> None:
-        series, bars, proven = write
+    def fail_to_store(self, write: tuple[Series, list[Bar], list[Covered]]) -> None:
+        series, bars, covered = write
         with pytest.raises(StorageFailed):
-            self.run(self.storage.store(series, [*bars, UNSTORABLE], proven, at_ms=START))
+            self.run(self.storage.store(series, [*bars, UNSTORABLE], covered, at_ms=START))
 
     @rule(series=SERIES, span=RANGES, limit=st.integers(0, 32), newest=st.booleans())
     def read(self, series: Series, span: TimeRange, limit: int, newest: bool) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scripted import INSTRUMENT, MINUTE, START, M, ScriptedPlugin, bar, feed_of, provider_of, scripted
 
 from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import ProviderFailed, ProviderRateLimited, ProviderTimeout, Unsupported
-from marketd.domain.gap import Gap, GapReason
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
@@ -232,8 +232,8 @@ async def test_a_failure_with_a_part_stored_gives_the_part_and_the_gaps(storage:
     assert found.bars == bars[50:100]
     assert not found.complete
     assert found.gaps == [
-        Gap(START, START + 50 * M, GapReason.FEED_DOWN),
-        Gap(START + 100 * M, START + 150 * M, GapReason.FEED_DOWN),
+        Gap(START, START + 50 * M, Reason.FEED_DOWN),
+        Gap(START + 100 * M, START + 150 * M, Reason.FEED_DOWN),
     ]
 
 
@@ -265,7 +265,7 @@ async def test_a_slow_provider_costs_its_part_of_the_answer(storage: SQLiteStora
     plugin.answers = [lambda _: hang()]
     found = await ask(reader, plugin, since=START, before=START + 200 * M)
     assert found.bars == bars[:100]
-    assert found.gaps == [Gap(START + 100 * M, START + 200 * M, GapReason.PENDING)]
+    assert found.gaps == [Gap(START + 100 * M, START + 200 * M, Reason.PENDING)]
     plugin.answers = [lambda _: hang()]
     with pytest.raises(ProviderTimeout):
         await ask(reader, plugin, since=START + 150 * M, before=START + 200 * M)
@@ -277,7 +277,7 @@ async def test_a_refused_bar_leaves_a_gap_that_says_so(storage: SQLiteStorage) -
     plugin = scripted([*bars[:4], wrong, *bars[5:]], now_ms=START + 10 * M)
     found = await ask(orchestrator(storage), plugin, since=START, before=START + 10 * M)
     assert found.bars == [*bars[:4], *bars[5:]]
-    assert found.gaps == [Gap(START + 4 * M, START + 5 * M, GapReason.UNRECOVERABLE)]
+    assert found.gaps == [Gap(START + 4 * M, START + 5 * M, Reason.UNRECOVERABLE)]
     plugin.bars = bars
     again = await ask(orchestrator(storage), plugin, since=START, before=START + 10 * M)
     assert again.bars == bars
@@ -315,7 +315,7 @@ async def test_garbage_is_an_error_and_nothing_of_it_is_kept(
     with pytest.raises(ProviderFailed):
         await ask(orchestrator(storage), plugin, since=START, before=START + 10 * M)
     stored = await storage.read(Series(INSTRUMENT, MINUTE), TimeRange(0, START + DAY_MS), limit=10)
-    assert stored == ([], [])
+    assert stored == ([], [Gap(START, START + 10 * M, Reason.FEED_DOWN)])
 
 
 async def test_bars_of_the_future_and_of_elsewhere_are_not_served(storage: SQLiteStorage) -> None:

@@ -14,6 +14,7 @@ import pytest
 from scripted import INSTRUMENT, MINUTE, START, M, bar
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.storage.sqlite import statements
@@ -36,6 +37,10 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 def minutes(start: int, end: int) -> TimeRange:
     return TimeRange(START + start * M, START + end * M)
+
+
+def data(start: int, end: int) -> Covered:
+    return Covered(*minutes(start, end), Reason.DATA)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -83,7 +88,7 @@ def test_neither_reading_nor_storing_costs_more_where_much_is_stored(
     for stored in (10, 3_000):
         series = Series(INSTRUMENT, MINUTE, f"{stored}")
         bars = [bar(2 * minute) for minute in range(stored)]
-        pieces = [minutes(2 * minute, 2 * minute + 1) for minute in range(stored)]
+        pieces = [data(2 * minute, 2 * minute + 1) for minute in range(stored)]
         statements.store(connection, ids, series, bars, pieces, START)
         middle = stored - stored % 2
         span = minutes(middle, middle + 4)
@@ -92,7 +97,7 @@ def test_neither_reading_nor_storing_costs_more_where_much_is_stored(
             assert len(statements.read(connection, ids, series, span, 2, True).coverage) == 2
 
         def store(series: Series = series, middle: int = middle) -> None:
-            between = minutes(middle + 1, middle + 2)
+            between = data(middle + 1, middle + 2)
             assert (
                 statements.store(connection, ids, series, [bar(middle + 1)], [between], START).inserted
                 == 1
@@ -138,7 +143,7 @@ def test_a_revision_keeps_when_it_was(connection: sqlite3.Connection) -> None:
 def test_what_is_proven_already_is_not_written_again(connection: sqlite3.Connection) -> None:
     ids = SeriesIds()
     page = [bar(minute) for minute in range(10)]
-    statements.store(connection, ids, SERIES, page, [minutes(0, 10)], START)
+    statements.store(connection, ids, SERIES, page, [data(0, 10)], START)
     changes = connection.total_changes
-    statements.store(connection, ids, SERIES, page, [minutes(0, 10), minutes(3, 5)], START)
+    statements.store(connection, ids, SERIES, page, [data(0, 10), data(3, 5)], START)
     assert connection.total_changes == changes

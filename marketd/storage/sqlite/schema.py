@@ -41,6 +41,10 @@ MIGRATIONS = (
         PRIMARY KEY (series, range_start)
     ) WITHOUT ROWID;
     """,
+    # What was covered before there were reasons was an answer.
+    """
+    ALTER TABLE coverage ADD COLUMN reason TEXT NOT NULL DEFAULT 'data';
+    """,
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from marketd.domain.bar import Bar, same_bar
+from marketd.domain.coverage import Covered, Reason, lay
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange, merge
 from marketd.storage.base import Revision, Stored, StoredBars
@@ -31,14 +32,16 @@ _ALL_BARS = f"{_READ_BARS} ORDER BY t"
 _FIRST_BARS = f"{_ALL_BARS} LIMIT ?"
 _LAST_BARS = f"{_READ_BARS} ORDER BY t DESC LIMIT ?"
 _READ_COVERAGE = """
-    SELECT range_start, range_end FROM coverage
+    SELECT range_start, range_end, reason FROM coverage
     WHERE series = ?1 AND range_start < ?3 AND range_end > ?2
       AND range_start >= coalesce(
         (SELECT max(range_start) FROM coverage WHERE series = ?1 AND range_start <= ?2), ?2)
     ORDER BY range_start
 """
 _DELETE_COVERAGE = "DELETE FROM coverage WHERE series = ? AND range_start >= ? AND range_start < ?"
-_INSERT_COVERAGE = "INSERT INTO coverage (series, range_start, range_end) VALUES (?, ?, ?)"
+_INSERT_COVERAGE = """
+    INSERT INTO coverage (series, range_start, range_end, reason) VALUES (?, ?, ?, ?)
+"""
 _NAN = "NaN"
 
 
@@ -87,8 +90,10 @@ def read(
     if found is None or span.is_empty:
         return StoredBars([], [])
     series_id, has_nan = found
-    statement = _LAST_BARS if newest else _FIRST_BARS
-    rows: list[Bar] = connection.execute(statement, (series_id, *span, limit)).fetchall()
+    rows: list[Bar] = []
+    if limit:
+        statement = _LAST_BARS if newest else _FIRST_BARS
+        rows = connection.execute(statement, (series_id, *span, limit)).fetchall()
     if newest:
         rows.reverse()
     if has_nan:
@@ -102,7 +107,7 @@ def store(
     ids: SeriesIds,
     series: Series,
     bars: Sequence[Bar],
-    proven: Sequence[TimeRange],
+    covered: Sequence[Covered],
     at_ms: int,
 ) -> Stored:
     """See Storage.store; runs inside a transaction of the caller's."""
@@ -126,25 +131,25 @@ def store(
         if has_nan:
             new = map(_encoded, new)
         connection.executemany(_INSERT_BARS, ((series_id, *bar) for bar in new))
-    _add_coverage(connection, series_id, proven)
+    _lay_coverage(connection, series_id, covered)
     return Stored(inserted, revised)
 
 
-def _add_coverage(connection: sqlite3.Connection, series_id: int, proven: Sequence[TimeRange]) -> None:
-    for piece in merge(proven):
-        # Ranges that overlap or touch the new one grow together with it into one row.
-        wider = TimeRange(piece.start_ms - 1, piece.end_ms + 1)
-        touching = _coverage(connection, series_id, wider)
-        (grown,) = merge([piece, *touching])
-        if touching != [grown]:
-            connection.execute(_DELETE_COVERAGE, (series_id, *grown))
-            connection.execute(_INSERT_COVERAGE, (series_id, *grown))
+def _lay_coverage(connection: sqlite3.Connection, series_id: int, covered: Sequence[Covered]) -> None:
+    stated = lay([], covered)
+    for run in merge(one.range for one in stated):
+        # Rows that overlap or touch the new statements may grow together with them.
+        old = _coverage(connection, series_id, TimeRange(run.start_ms - 1, run.end_ms + 1))
+        new = lay(old, [one for one in stated if not one.range.clip(run).is_empty])
+        if new != old:
+            connection.execute(_DELETE_COVERAGE, (series_id, new[0].start_ms, run.end_ms + 1))
+            connection.executemany(_INSERT_COVERAGE, ((series_id, *one) for one in new))
 
 
-def _coverage(connection: sqlite3.Connection, series_id: int, span: TimeRange) -> list[TimeRange]:
+def _coverage(connection: sqlite3.Connection, series_id: int, span: TimeRange) -> list[Covered]:
     """The stored ranges, whole, that overlap `span`."""
     rows = connection.execute(_READ_COVERAGE, (series_id, *span))
-    return [TimeRange(*row) for row in rows]
+    return [Covered(start_ms, end_ms, Reason(reason)) for start_ms, end_ms, reason in rows]
 
 
 def _key(series: Series) -> tuple[str, str, str, str, str]:

@@ -17,11 +17,13 @@ from typing import TypeVar
 
 import aiosqlite
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.coverage import Covered
 from marketd.domain.errors import StorageFailed
-from marketd.domain.instrument import Series
+from marketd.domain.instrument import Instrument, Series
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Storage, Stored, StoredBars
+from marketd.storage.base import Job, Storage, Stored, StoredBars
 from marketd.storage.sqlite import statements
 from marketd.storage.sqlite.owner import FileOwnership
 from marketd.storage.sqlite.schema import migrate
@@ -38,7 +40,7 @@ class _Write:
 
     series: Series
     bars: Sequence[Bar]
-    proven: Sequence[TimeRange]
+    covered: Sequence[Covered]
     at_ms: int
     outcome: Stored | Exception | None = None
 
@@ -108,16 +110,50 @@ class SQLiteStorage(Storage):
             raise StorageFailed(f"The database cannot be read: {error}.") from error
 
     async def store(
-        self, series: Series, bars: Sequence[Bar], proven: Sequence[TimeRange], *, at_ms: int
+        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
     ) -> Stored:
         connection = self._opened()
-        write = _Write(series, bars, proven, at_ms)
+        write = _Write(series, bars, covered, at_ms)
         self._waiting.append(write)
         # Whichever call comes first in the thread writes for all that wait; the others find it done.
         await connection.run(self._write_waiting)
         if isinstance(write.outcome, Stored):
             return write.outcome
         raise StorageFailed(f"The database cannot be written: {write.outcome}.") from write.outcome
+
+    async def probe(self) -> None:
+        raise NotImplementedError
+
+    async def series_list(self) -> list[Series]:
+        raise NotImplementedError
+
+    async def aggregate(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Bar]:
+        raise NotImplementedError
+
+    async def refresh(self, base: Series | None = None, span: TimeRange | None = None) -> int:
+        raise NotImplementedError
+
+    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+        raise NotImplementedError
+
+    async def read_ticks(
+        self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Tick]:
+        raise NotImplementedError
+
+    async def drop_ticks(self, before_ms: int) -> int:
+        raise NotImplementedError
+
+    async def save_job(self, job: Job) -> None:
+        raise NotImplementedError
+
+    async def jobs(self, kind: str) -> list[Job]:
+        raise NotImplementedError
+
+    async def delete_job(self, job_id: str) -> None:
+        raise NotImplementedError
 
     def _opened(self) -> _Connection:
         if self._connection is None:
@@ -166,7 +202,7 @@ class SQLiteStorage(Storage):
             with _transaction(connection):
                 results = [
                     statements.store(
-                        connection, self._ids, write.series, write.bars, write.proven, write.at_ms
+                        connection, self._ids, write.series, write.bars, write.covered, write.at_ms
                     )
                     for write in group
                 ]
