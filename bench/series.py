@@ -57,7 +57,10 @@ def build(path: Path, *, series: int, bars: int) -> None:
             connection.execute(_FIRST_SERIES, {"bars": bars, "first": FIRST_MS, "step": MINUTE_MS})
         else:
             connection.execute(_NEXT_SERIES, (number,))
-        connection.execute("INSERT INTO coverage VALUES (?, ?, ?)", (number, FIRST_MS, end_ms))
+        connection.execute(
+            "INSERT INTO coverage (series, range_start, range_end, reason) VALUES (?, ?, ?, 'data')",
+            (number, FIRST_MS, end_ms),
+        )
     connection.execute("COMMIT")
     connection.close()
 

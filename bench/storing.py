@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.report import Row, alternate, faster
 from bench.series import BITCOIN, FIRST_MS, MINUTE_MS, build, pages
 from marketd.domain.bar import Bar
-from marketd.domain.timerange import TimeRange
+from marketd.domain.coverage import Covered, Reason
 from marketd.storage.sqlite import SQLiteStorage
 
 _PAGE = 1_000
@@ -58,7 +58,7 @@ def _batches(page_count: int) -> Iterator[list[list[Bar]]]:
 async def _stored_a_second(storage: SQLiteStorage, batch: list[list[Bar]]) -> float:
     started_s = time.perf_counter()
     for page in batch:
-        proven = TimeRange(page[0][0], page[-1][0] + MINUTE_MS)
+        proven = Covered(page[0][0], page[-1][0] + MINUTE_MS, Reason.DATA)
         await storage.store(BITCOIN, page, [proven], at_ms=proven.end_ms)
     return len(batch) * _PAGE / (time.perf_counter() - started_s)
 

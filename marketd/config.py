@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 from platformdirs import user_data_path
 
 from marketd.domain.errors import ConfigError
+from marketd.domain.rate_limit import RateLimit
 from marketd.settings import (
     ByteCount,
     Kind,
@@ -29,6 +30,7 @@ from marketd.settings import (
     declared,
     duration,
     one_of,
+    parse_rate,
     setting,
     shown,
     size,
@@ -44,6 +46,11 @@ _PROVIDERS = "providers"
 _PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _HOST = re.compile(r"[\w.:%-]+")
 _SQLITE = "sqlite:///"
+_REDIS = re.compile(
+    r"rediss?://([^\s/?#@]*@)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,5})?"
+    r"|unix://([^\s/?#@]*@)?/[^\s?#]+(\?db=[0-9]{1,5})?",
+    re.ASCII,
+)
 _WRONG_NAME = "wanted a name of a-z, 0-9, _ and -, at most 32 characters, the first a letter or digit."
 
 
@@ -62,6 +69,11 @@ def _is_database(url: str) -> bool:
         return url == ""
     # Neither SQLAlchemy's ":memory:" and "?options", nor a folder that is really called "~".
     return path.isprintable() and "?" not in path and Path(path).name != "" and path[0] not in ":~"
+
+
+def _is_redis(url: str) -> bool:
+    match = _REDIS.fullmatch(url)
+    return url == "" or (match is not None and 0 < int(match["port"] or 6379) < 65536)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,18 @@ class StorageConfig:
         if not self.url:
             return user_data_path("marketd") / "marketd.db"
         return Path(self.url.removeprefix(_SQLITE))
+
+
+@dataclass(frozen=True, slots=True)
+class RedisConfig:
+    """What several processes share: the rate limits of the providers that they use with one key."""
+
+    url: str = setting(
+        text("a Redis URL, redis://host:port/db, rediss://… (TLS) or unix:///path", _is_redis),
+        "",
+        "redis://[user:password@]host:port/db, rediss://… (TLS) or unix:///path; empty for none.",
+        secret=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +174,14 @@ class ProviderConfig:
 
     `settings` and `credentials` are as they were written, for the plugin's own schemas to check. Neither
     is part of the repr: the credentials are secret, and a setting may be a URL with a password.
+    `rate_limit` replaces the one that the plugin declares.
     """
 
     name: str
     plugin: str
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    rate_limit: RateLimit | None = None
 
 
 def _simulated() -> Mapping[str, ProviderConfig]:
@@ -171,6 +197,7 @@ class Config:
 
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     backfill: BackfillConfig = field(default_factory=BackfillConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -211,7 +238,8 @@ def example_toml() -> str:
     lines += [
         "",
         "# Where data comes from: a table for each provider, under any name of a-z, 0-9, _ and -, with",
-        "# its plugin and the plugin's own settings. Secrets go to [providers.<name>.credentials].",
+        "# its plugin and the plugin's own settings. Secrets go to [providers.<name>.credentials], and",
+        '# rate_limit, "10/s" or "300/5m", replaces what the plugin says that the provider allows.',
         "# Without any provider there is this one, and what installed plugins add to it:",
         "#[providers.sim]",
         '#plugin = "sim"',
@@ -353,9 +381,16 @@ class _Reading:
         settings = dict(table)
         plugin = settings.pop("plugin", None)
         credentials = settings.pop("credentials", {})
+        rate = settings.pop("rate_limit", None)
         if not isinstance(plugin, str) or not plugin:
             saw = "none" if plugin is None else shown(plugin)
             self._refuse(f"{where}.plugin", f'saw {saw}, wanted the name of a plugin, such as "sim".')
         if not isinstance(credentials, dict):
             self._refuse(f"{where}.credentials", f"saw no table, wanted [{where}.credentials].")
-        return ProviderConfig(name, str(plugin), settings, credentials)
+        limit: RateLimit | None = None
+        if rate is not None:
+            try:
+                limit = parse_rate(rate)
+            except ValueError as error:
+                self._refuse(f"{where}.rate_limit", f"saw {shown(rate)}, wanted {error}.")
+        return ProviderConfig(name, str(plugin), settings, credentials, limit)

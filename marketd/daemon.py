@@ -22,6 +22,7 @@ from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.plugins.provider import Provider
+from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.service import SubscriptionService
@@ -58,8 +59,13 @@ class Daemon:
         self._notifier = Notifier(notify)
         self._opened = AsyncExitStack()
         self.metrics = Metrics()
+        self._limiters = RateLimiters(config.redis.url, self.metrics)
         self.loader = PluginLoader(
-            clock=clock or SystemClock(), upstream=config.upstream, metrics=self.metrics, found=found
+            clock=clock or SystemClock(),
+            upstream=config.upstream,
+            metrics=self.metrics,
+            limiter=self._limiters.limiter,
+            found=found,
         )
         self.storage: Storage = SQLiteStorage(config.storage.sqlite_path)
         self.is_ready = False
@@ -99,6 +105,7 @@ class Daemon:
         storage.listen(answers.changed)
         await storage.open()
         self._opened.push_async_callback(storage.close)
+        self._opened.push_async_callback(self._limiters.close)
         self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self._close_providers)
         supervisor = Supervisor(self.metrics)

@@ -49,6 +49,12 @@ class Metrics:
             ["provider", "reason"],
             registry=registry,
         )
+        self.pages_cut_short = Counter(
+            "marketd_pages_cut_short_total",
+            "Short pages that turned out not to be all there was, against the plugin's word.",
+            ["provider"],
+            registry=registry,
+        )
         self.fetch_seconds = Histogram(
             "marketd_provider_fetch_seconds",
             "Time a provider took for one page of bars.",
@@ -66,6 +72,30 @@ class Metrics:
             "marketd_provider_up",
             "1 if the provider is open and its last call succeeded, else 0.",
             ["provider"],
+            registry=registry,
+        )
+        self.rate_limit_seconds = Histogram(
+            "marketd_rate_limit_wait_seconds",
+            "Time that calls of a provider waited for their turn under its rate limit.",
+            ["provider"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.rate_limit_refused = Counter(
+            "marketd_rate_limit_refused_total",
+            "Calls of a provider that were not made, since their turn would have come too late.",
+            ["provider"],
+            registry=registry,
+        )
+        self.rate_limit_pauses = Counter(
+            "marketd_rate_limit_pauses_total",
+            "Times that a provider asked for patience, upon which nobody calls it for that long.",
+            ["provider"],
+            registry=registry,
+        )
+        self.redis_up = Gauge(
+            "marketd_redis_up",
+            "1 if Redis answered the last time it was asked; 0 if it is away, or none is configured.",
             registry=registry,
         )
         self.plugins_failed = Gauge(

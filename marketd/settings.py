@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Generic, NewType, TypeVar
 
+from marketd.domain.rate_limit import RateLimit
+
 T = TypeVar("T")
 N = TypeVar("N", bound=int)
 
@@ -32,6 +34,7 @@ _DURATIONS: Mapping[str, int] = {
 }
 _SIZES: Mapping[str, int] = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _QUANTITY = re.compile(r"(0|[1-9][0-9]{0,14})([A-Za-z]+)")
+_RATE = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})?([a-z]{1,2})")
 # What may carry a password: a URL, whole or mistyped, or `key=value` pairs.
 _MAY_TELL = re.compile(r"://|[@?=]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,20}:(?=/)")
@@ -72,9 +75,12 @@ class Kind(Generic[T]):
         return json.dumps(text, ensure_ascii=False) if self.written is str else text
 
 
-def setting(kind: Kind[T], default: object, says: str) -> T:
-    """A dataclass field for a setting: `default` as a TOML file has it, and one sentence of help."""
-    value: T = field(default=kind.read(default), metadata={"kind": kind, "help": says})
+def setting(kind: Kind[T], default: object, says: str, *, secret: bool = False) -> T:
+    """A dataclass field for a setting: `default` as a TOML file has it, and one sentence of help.
+
+    What may hold a `secret` is not part of the repr.
+    """
+    value: T = field(default=kind.read(default), metadata={"kind": kind, "help": says}, repr=not secret)
     return value
 
 
@@ -165,6 +171,14 @@ def parse_size(text: str) -> ByteCount:
 def format_size(count: ByteCount) -> str:
     """What `parse_size` reads as `count`, in the largest unit that divides it."""
     return _format(count, _SIZES)
+
+
+def parse_rate(value: object) -> RateLimit:
+    """The rate limit of `"10/s"`, `"300/5m"` and the like; ValueError, with what is wanted, if none."""
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[3] not in _DURATIONS:
+        raise ValueError('a number of requests and a time, such as "10/s" or "300/5m"')
+    return RateLimit(int(match[1]), int(match[2] or 1) * _DURATIONS[match[3]])
 
 
 def toml_value(text: str) -> Any:

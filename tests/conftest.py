@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +19,17 @@ def recordings() -> Path:
     if not (folder / "bars").is_dir():
         pytest.skip(f"no real recordings at {folder}: set MARKETD_RECORDINGS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of this session's own, started for the first test that wants one."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of that Redis."""
+    return redis_server.url

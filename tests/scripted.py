@@ -18,6 +18,7 @@ from marketd.metrics import Metrics
 from marketd.plugins import BarStreams, BarUpdate, MarketPlugin, PluginContext
 from marketd.plugins.feed import Feed
 from marketd.plugins.provider import Provider
+from marketd.ratelimit import LocalAllowance, RateLimiter
 
 MINUTE = Timeframe.parse("1m")
 M = 60_000
@@ -108,7 +109,8 @@ def provider_of(
 ) -> Provider:
     """The plugin behind the core's guard."""
     upstream = UpstreamConfig(timeout=timeout_ms, retries=retries, symbols_ttl=symbols_ttl_ms)
-    return Provider("test", plugin, upstream=upstream, metrics=Metrics())
+    limiter = RateLimiter(LocalAllowance())
+    return Provider("test", plugin, upstream=upstream, metrics=Metrics(), limiter=limiter)
 
 
 def scripted(

@@ -19,6 +19,7 @@ from marketd.config import (
     load_config,
 )
 from marketd.domain.errors import ConfigError
+from marketd.domain.rate_limit import RateLimit
 from marketd.settings import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,11 @@ DAY_MS = 86_400_000
 every_setting = pytest.mark.parametrize("setting", declared_settings(), ids=lambda setting: setting.name)
 
 # A text has no other value that is right for all of them: a new one belongs here.
-OTHER_TEXTS = {"server.host": "example.org", "storage.url": "sqlite:///other.db"}
+OTHER_TEXTS = {
+    "server.host": "example.org",
+    "storage.url": "sqlite:///other.db",
+    "redis.url": "redis://:secret@cache:6380/1",
+}
 
 
 class Written:
@@ -315,3 +320,54 @@ class TestProviders:
     def test_neither_the_environment_may_give_a_wrong_name(self) -> None:
         (line,) = refused({"MARKETD_PROVIDERS___A__PLUGIN": "x"})
         assert line.startswith("MARKETD_PROVIDERS___A__PLUGIN: wanted a name of a-z")
+
+
+class TestRedis:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://localhost",
+            "redis://user:p%40ss@127.0.0.1:6379/0",
+            "rediss://:secret@[::1]:6379",
+            "unix:///run/redis.sock",
+            "unix://:secret@/run/redis.sock?db=3",
+        ],
+    )
+    def test_an_address_of_a_redis_is_taken_and_never_shown(self, url: str, file: Written) -> None:
+        config = file.load(f'[redis]\nurl = "{url}"\n')
+        assert config.redis.url == url
+        assert url not in repr(config)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "localhost:6379",
+            "http://localhost",
+            "redis://",
+            "redis://localhost:0",
+            "redis://localhost:65536",
+            "redis://localhost/zero",
+            "redis://localhost?socket_timeout=1",
+            "unix://run/redis.sock",
+            "redis://a b",
+        ],
+    )
+    def test_anything_else_is_refused(self, url: str, file: Written) -> None:
+        (line,) = file.problems(f'[redis]\nurl = "{url}"\n')
+        assert line.startswith("redis.url: saw ")
+
+
+class TestRateLimits:
+    def test_a_provider_s_limit_is_read_apart_from_the_plugin_s_settings(self, file: Written) -> None:
+        config = file.load('[providers.x]\nplugin = "x"\nrate_limit = "300/5m"\nseed = 1\n')
+        assert config.providers["x"].rate_limit == RateLimit(requests=300, per_ms=300_000)
+        assert config.providers["x"].settings == {"seed": 1}
+        assert load_config(None, {"MARKETD_PROVIDERS__SIM__RATE_LIMIT": "10/s"}).providers[
+            "sim"
+        ].rate_limit == RateLimit(requests=10, per_ms=1_000)
+
+    @pytest.mark.parametrize("wrong", ['"10"', '"0/s"', '"10/0s"', '"10 / s"', '"1.5/s"', '"9/x"', "5"])
+    def test_anything_else_is_refused(self, wrong: str, file: Written) -> None:
+        (line,) = file.problems(f'[providers.x]\nplugin = "x"\nrate_limit = {wrong}\n')
+        assert line.startswith("providers.x.rate_limit: saw ")
+        assert line.endswith('wanted a number of requests and a time, such as "10/s" or "300/5m".')

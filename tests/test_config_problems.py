@@ -51,7 +51,7 @@ class TestProblems:
             ("[provider.sim]", "provider: unknown; did you mean providers?"),
             (
                 "[frob]",
-                "frob: unknown, wanted one of server, storage, upstream, backfill, stream, log, ",
+                "frob: unknown, wanted one of server, storage, redis, upstream, backfill, stream, log, ",
             ),
             ("server = 1", "server: saw no table, wanted [server]."),
             ("[[server]]", "server: saw no table, wanted [server]."),
@@ -228,6 +228,8 @@ class TestSecrets:
             f'[storage]\nurl = "me:{SECRET}@db"',
             f'[storage]\nurl = "host=db password={SECRET}"',
             f'[storage]\nurl = {{password = "{SECRET}"}}',
+            f'[redis]\nurl = "redis://:{SECRET}@cache:port"',
+            f'[redis]\nurl = ":{SECRET}@cache"',
             f'[server]\nhost = "https://me:{SECRET}@example.org"',
             f'[server]\nprot = "{SECRET}"',
         ],

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import redis
 
 from marketd import logs
 from marketd.config import Config, declared_settings, load_config
@@ -131,6 +132,12 @@ async def url(running: Running) -> None:
     assert running.config.storage.sqlite_path.exists()
 
 
+async def redis_url_(running: Running) -> None:
+    await running.ohlcv("QUIET", since=1_700_000_000_000, before=1_700_000_060_000)
+    with redis.Redis.from_url(running.config.redis.url) as client:
+        assert any(client.scan_iter("marketd:rate:{odd:*"))
+
+
 async def timeout(running: Running) -> None:
     status, body = await running.ohlcv("HANGS", since=1_700_000_000_000)
     assert (status, body["detail"]) == (504, "odd did not answer within 0.02 s.")
@@ -209,6 +216,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "server.request_timeout": ("50ms", request_timeout),
     "server.max_body": ("1KB", max_body),
     "storage.url": ("elsewhere", url),
+    "redis.url": ("a real one", redis_url_),
     "upstream.timeout": ("20ms", timeout),
     "upstream.retries": ("1", retries),
     "upstream.symbols_ttl": ("1ms", symbols_ttl),
@@ -230,9 +238,13 @@ def test_every_setting_is_changed_here() -> None:
 
 @pytest.mark.parametrize("name", EFFECTS)
 async def test_a_setting_has_its_effect(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     value, see = EFFECTS[name]
+    if name == "storage.url":
+        value = f"sqlite:///{tmp_path}/elsewhere.db"
+    elif name == "redis.url":
+        value = request.getfixturevalue("redis_url")
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "odd_plugin.py").write_text(PLUGIN)
     section, key = name.upper().split(".")
@@ -242,9 +254,7 @@ async def test_a_setting_has_its_effect(
         "MARKETD_PROVIDERS__SIM__PLUGIN": "sim",
         "MARKETD_PROVIDERS__ODD__PLUGIN": "odd",
         "MARKETD_UPSTREAM__RETRIES": "0",
-        f"MARKETD_{section}__{key}": f"sqlite:///{tmp_path}/elsewhere.db"
-        if name == "storage.url"
-        else value,
+        f"MARKETD_{section}__{key}": value,
     }
     entries = [
         EntryPoint("sim", "marketd.plugins.sim", "marketd"),

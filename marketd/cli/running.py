@@ -51,9 +51,16 @@ def load_plugins(config: Config) -> PluginLoader:
     from marketd.clock import SystemClock
     from marketd.metrics import Metrics
     from marketd.plugins.loader import PluginLoader
+    from marketd.ratelimit import RateLimiters
 
     # What failed is in the loader, for the command to tell; the log would tell it twice.
     logging.getLogger("marketd").addHandler(logging.NullHandler())
-    loader = PluginLoader(clock=SystemClock(), upstream=config.upstream, metrics=Metrics())
+    metrics = Metrics()
+    loader = PluginLoader(
+        clock=SystemClock(),
+        upstream=config.upstream,
+        metrics=metrics,
+        limiter=RateLimiters("", metrics).limiter,
+    )
     loader.load(config.providers, defaults=config.plugins_may_add)
     return loader

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode, urlsplit
 
 import click
 
@@ -115,6 +115,7 @@ async def _example(daemon: Daemon) -> dict[str, str] | None:
 def _secrets(config: Config) -> Iterator[str]:
     """Every credential, for the log to blank out."""
     waiting: list[Any] = [one.credentials for one in config.providers.values()]
+    waiting.append(unquote(urlsplit(config.redis.url).password or ""))
     while waiting:
         value = waiting.pop()
         if isinstance(value, Mapping):

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Covered, Reason, cover, lay, proven
+from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited, StorageFailed
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import MIN_MS, TimeRange, subtract
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
+from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
+from marketd.plugins.pages import Fetched
+from marketd.plugins.provider import Turn
 from marketd.storage import Storage
+
+log = logging.getLogger(__name__)
 
 _TAIL_FRESH_MS = 1_000
 _TAILS_KEPT = 4_096
+# A shorter time without a bar is an ordinary quiet moment, not worth a row of coverage of its own.
+_QUIET_BARS = 1_000
 
 
 class Filling(NamedTuple):
@@ -46,21 +54,31 @@ class _Tail(NamedTuple):
 
 
 class Filler:
-    """Fills what a series lacks. Safe to call at once for the same range: nothing is fetched twice."""
+    """Fills what a series lacks. Safe to call at once for the same range: nothing is fetched twice.
+
+    Whatever of a range is not proven is asked for, also where it could not be had before.
+    """
 
     def __init__(self, storage: Storage, metrics: Metrics) -> None:
         self._storage = storage
         self._metrics = metrics
-        self._locks: WeakValueDictionary[Series, asyncio.Lock] = WeakValueDictionary()
+        self._locks = RangeLocks()
         self._tails: dict[Series, _Tail] = {}
 
     async def fill(
-        self, feed: Feed, missing: Sequence[TimeRange], *, enough: int, newest: bool
+        self,
+        feed: Feed,
+        missing: Sequence[TimeRange],
+        *,
+        enough: int,
+        newest: bool,
+        turn: Turn,
     ) -> Filling:
         """Fetches `missing` from its wanted end until `enough` bars came or all of it is proven.
 
         Returns early when another caller filled a part meanwhile: the caller looks again. Raises
-        ProviderFailed or NotReady; what was stored until then stays.
+        ProviderFailed or NotReady, ProviderRateLimited where its turn would not come in time;
+        what was stored until then stays.
         """
         count = 0
         refused: list[TimeRange] = []
@@ -68,7 +86,7 @@ class Filler:
         for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
             cursor = max(window.start_ms, begins_ms)
             while cursor < window.end_ms:
-                page = await self._page(feed, TimeRange(cursor, window.end_ms))
+                page = await self._page(feed, TimeRange(cursor, window.end_ms), turn)
                 cursor = page.end_ms
                 count += len(page.bars)
                 if page.begins_ms is None:
@@ -84,13 +102,13 @@ class Filler:
                 break
         return Filling(count, refused)
 
-    async def tail(self, feed: Feed, start_ms: int) -> list[Bar]:
+    async def tail(self, feed: Feed, start_ms: int, *, turn: Turn) -> list[Bar]:
         """The bars from `start_ms`, which is not before the settled end, up to the forming one.
 
         Asked of the provider unless that was done less than a second (of its time) ago.
         """
         timeframe = feed.series.timeframe
-        async with self._lock(feed.series):
+        async with self._locks.hold(feed.series, TimeRange(start_ms, MAX_MS)):
             now_ms = feed.provider.now_ms()
             kept = self._tails.get(feed.series)
             if (
@@ -103,30 +121,44 @@ class Filler:
             bars: list[Bar] = []
             cursor, end_ms = start_ms, timeframe.end(now_ms)
             while cursor < end_ms:
-                page = await self._fetch(feed, TimeRange(cursor, end_ms))
+                page = await self._fetch(feed, TimeRange(cursor, end_ms), turn)
                 cursor = page.end_ms
                 bars += page.bars
             self._keep_tail(feed.series, _Tail(now_ms, start_ms, bars))
             return bars
 
-    async def _page(self, feed: Feed, span: TimeRange) -> _Page:
+    async def _page(self, feed: Feed, span: TimeRange, turn: Turn) -> _Page:
         """The first page of what `span` lacks, fetched and stored unless others have done it."""
-        async with self._lock(feed.series):
-            covered = (await self._storage.read(feed.series, span, limit=0)).coverage
-            missing = subtract(span, covered)
+        async with self._locks.hold(feed.series, span):
+            stored = await self._storage.read(feed.series, span, limit=0)
+            missing = subtract(span, proven(stored.coverage))
             if not missing or missing[0].start_ms > span.start_ms:
                 return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
-            return await self._fetch(feed, missing[0])
+            try:
+                return await self._fetch(feed, missing[0], turn)
+            except ProviderRateLimited:
+                raise  # nobody knows yet whether it would have failed
+            except (ProviderFailed, NotReady):
+                await self._note_failure(feed, missing[0], stored.coverage)
+                raise
 
-    async def _fetch(self, feed: Feed, span: TimeRange) -> _Page:
+    async def _fetch(self, feed: Feed, span: TimeRange, turn: Turn) -> _Page:
         series = feed.series
         asked_at_ms, closed_ms, settled_ms = feed.present()
-        page = await feed.provider.fetch(series.instrument.symbol, series.timeframe, span, feed.params)
+        shut = feed.closed(span)
+        asked = _without_ends(span, shut)
+        page = Fetched([], asked.end_ms, [])
+        if not asked.is_empty:
+            page = await feed.provider.fetch(
+                series.instrument.symbol, series.timeframe, asked, feed.params, turn
+            )
+        if page.end_ms == asked.end_ms:
+            page = page._replace(end_ms=span.end_ms)
         closed = [bar for bar in page.bars if bar[0] < closed_ms]
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
-        proven = [] if answered.is_empty else subtract(answered, page.refused)
-        if closed or proven:
-            stored = await self._storage.store(series, closed, proven, at_ms=asked_at_ms)
+        covered = _statements(answered, page, shut, series.timeframe)
+        if closed or covered:
+            stored = await self._storage.store(series, closed, covered, at_ms=asked_at_ms)
             name = feed.provider.name
             self._metrics.bars_stored.labels(name).inc(stored.inserted)
             self._metrics.bars_revised.labels(name).inc(len(stored.revised))
@@ -137,17 +169,55 @@ class Filler:
             self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
         return _Page(page.end_ms, page.bars, page.refused, page.begins_ms)
 
+    async def _note_failure(self, feed: Feed, span: TimeRange, coverage: list[Covered]) -> None:
+        """Keeps that the provider has failed, where nothing is known yet: at most once for a range."""
+        settled = span.clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
+        silent = subtract(settled, [one.range for one in coverage])
+        if not silent:
+            return
+        failed = cover(silent, Reason.FEED_DOWN)
+        try:
+            await self._storage.store(feed.series, [], failed, at_ms=feed.provider.now_ms())
+        except StorageFailed as error:
+            # Whoever asked gets what is stored all the same, and hears why there is no more.
+            log.warning("failure not kept series=%s reason=%s", feed.series, error.message)
+
     def _keep_tail(self, series: Series, tail: _Tail) -> None:
         self._tails.pop(series, None)
         if len(self._tails) >= _TAILS_KEPT:
             del self._tails[next(iter(self._tails))]
         self._tails[series] = tail
 
-    def _lock(self, series: Series) -> asyncio.Lock:
-        lock = self._locks.get(series)
-        if lock is None:
-            lock = self._locks[series] = asyncio.Lock()
-        return lock
+
+def _without_ends(span: TimeRange, shut: Sequence[TimeRange]) -> TimeRange:
+    """`span` without what is `shut` at its ends; empty if all of it is."""
+    open_ = subtract(span, shut)
+    return (
+        TimeRange(open_[0].start_ms, open_[-1].end_ms) if open_ else TimeRange(span.end_ms, span.end_ms)
+    )
+
+
+def _statements(
+    answered: TimeRange, page: Fetched, shut: Sequence[TimeRange], timeframe: Timeframe
+) -> list[Covered]:
+    """What `page` says of the range that it answers for."""
+    if answered.is_empty:
+        return []
+    quiet = not page.bars and answered.end_ms - answered.start_ms >= _QUIET_BARS * timeframe.nominal_ms
+    # A bar is right where a calendar is wrong.
+    pauses = [
+        piece.clip(answered)
+        for piece in shut
+        if not select(page.bars, since=piece.start_ms, before=piece.end_ms)
+    ]
+    said = [Covered(*answered, Reason.NO_TRADES if quiet else Reason.DATA)]
+    refused = merge(piece.clip(answered) for piece in page.refused)
+    proofs = [
+        Covered(*rest, one.reason)
+        for one in lay(said, cover(pauses, Reason.CLOSED))
+        for rest in subtract(one.range, refused)
+    ]
+    return [*proofs, *cover(refused, Reason.UNRECOVERABLE)]
 
 
 def _newest_windows(

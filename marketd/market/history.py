@@ -10,13 +10,15 @@ import asyncio
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, open_time, select
-from marketd.domain.errors import NotReady, ProviderFailed
-from marketd.domain.gap import Gap, GapReason
+from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
+from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
+from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
+from marketd.plugins.provider import Turn
 from marketd.storage import Storage
 
 
@@ -39,6 +41,7 @@ class History:
         self._storage = storage
         self._metrics = metrics
         self._filler = Filler(storage, metrics)
+        self._doubts = Doubts()
 
     async def read(
         self, feed: Feed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
@@ -46,11 +49,13 @@ class History:
         """The first (or, `newest`, the last) `limit` bars of `span`, the forming one included.
 
         What is not proven is asked of the provider until `deadline_s` (the loop's time); what is
-        missing then, or because the provider failed, is told as gaps. Raises StorageFailed alone.
+        missing then, or because the provider failed, is told as gaps. So is what cannot be right, which
+        is asked for again by the first read after a start and then once an hour. Raises StorageFailed
+        alone.
         """
         timeframe = feed.series.timeframe
         span = span.clip(feed.life)
-        gaps: list[Gap] = []
+        gaps: list[Gap] | None = None
         failure: ProviderFailed | NotReady | None = None
         fetched = 0
         while True:
@@ -59,26 +64,34 @@ class History:
             # Once a round: what settles meanwhile belongs to the tail of this answer.
             settled_ms = feed.present().settled_end_ms
             settled = reach.clip(TimeRange(MIN_MS, settled_ms))
+            if gaps is None:
+                gaps = self._doubts.not_due(feed.series, gaps_in(settled, stored.coverage))
             missing = _unknown(settled, stored.coverage, gaps)
             if not missing:
                 break
             if missing[-1].end_ms == settled.end_ms:
                 # The page that ends the settled part brings the tail along.
                 missing[-1] = TimeRange(missing[-1].start_ms, reach.end_ms)
-            reason = GapReason.FEED_DOWN
+            reason = Reason.FEED_DOWN
             try:
                 async with asyncio.timeout_at(deadline_s):
-                    filling = await self._filler.fill(feed, missing, enough=limit, newest=newest)
+                    filling = await self._filler.fill(
+                        feed, missing, enough=limit, newest=newest, turn=Turn(deadline_s)
+                    )
+            except ProviderRateLimited as error:
+                failure, reason = error, Reason.PENDING
             except (ProviderFailed, NotReady) as error:
                 failure = error
             except TimeoutError:
-                reason = GapReason.PENDING
+                reason = Reason.PENDING
             else:
                 fetched += filling.bars
-                gaps += [Gap(*piece, GapReason.UNRECOVERABLE) for piece in filling.refused]
+                refused = cover(filling.refused, Reason.UNRECOVERABLE)
+                self._doubts.asked(feed.series, refused)
+                gaps += refused
                 continue
             coverage = (await self._storage.read(feed.series, settled, limit=0)).coverage
-            gaps += [Gap(*piece, reason) for piece in _unknown(settled, coverage, gaps)]
+            gaps += cover(_unknown(settled, coverage, gaps), reason)
         bars = stored.bars
         proven_ms = _proven_to(stored.coverage, settled_ms)
         tail = reach.clip(TimeRange(proven_ms, feed.provider.now_ms() + 1))
@@ -87,12 +100,15 @@ class History:
                 if failure is not None:
                     raise failure
                 async with asyncio.timeout_at(deadline_s):
-                    newer = await self._filler.tail(feed, tail.start_ms)
+                    newer = await self._filler.tail(feed, tail.start_ms, turn=Turn(deadline_s))
+            except ProviderRateLimited as error:
+                failure = error
+                gaps.append(Gap(*tail, Reason.PENDING))
             except (ProviderFailed, NotReady) as error:
                 failure = error
-                gaps.append(Gap(*tail, GapReason.FEED_DOWN))
+                gaps.append(Gap(*tail, Reason.FEED_DOWN))
             except TimeoutError:
-                gaps.append(Gap(*tail, GapReason.PENDING))
+                gaps.append(Gap(*tail, Reason.PENDING))
             else:
                 since = None if newest else span.start_ms
                 bars = list(select(_joined(bars, newer, tail.start_ms, span), since=since, limit=limit))
@@ -102,16 +118,16 @@ class History:
         self._metrics.bars_served.labels("storage").inc(from_store)
         self._metrics.bars_served.labels("provider").inc(len(bars) - from_store)
         return HistoryRead(
-            bars, reach, sorted(gap for gap in gaps if not gap.range.clip(reach).is_empty), failure
+            bars, reach, [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty], failure
         )
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
-        """What of `span` nobody has answered for yet; asks nobody."""
+        """What of `span` is not proven, and why. Asks nobody, and reads no bar."""
         span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
         if span.is_empty:
             return []
         stored = await self._storage.read(feed.series, span, limit=0)
-        return [Gap(*piece, GapReason.PENDING) for piece in subtract(span, stored.coverage)]
+        return gaps_in(span, stored.coverage)
 
 
 def _joined(bars: list[Bar], newer: list[Bar], from_ms: int, span: TimeRange) -> list[Bar]:
@@ -131,14 +147,14 @@ def _reach(
     return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
 
 
-def _unknown(span: TimeRange, coverage: list[TimeRange], gaps: list[Gap]) -> list[TimeRange]:
+def _unknown(span: TimeRange, coverage: list[Covered], gaps: list[Gap]) -> list[TimeRange]:
     """What of `span` is neither proven nor already told as a gap."""
-    return subtract(span, merge([*coverage, *(gap.range for gap in gaps)]))
+    return subtract(span, merge([*proven(coverage), *(gap.range for gap in gaps)]))
 
 
-def _proven_to(coverage: list[TimeRange], settled_ms: int) -> int:
+def _proven_to(coverage: list[Covered], settled_ms: int) -> int:
     """The settled end, or what a live stream has proven beyond it."""
-    for piece in coverage:
+    for piece in proven(coverage):
         if piece.start_ms <= settled_ms < piece.end_ms:
             return piece.end_ms
     return settled_ms

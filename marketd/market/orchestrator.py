@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, select
-from marketd.domain.errors import ProviderTimeout, Unsupported
-from marketd.domain.gap import Gap, GapReason
+from marketd.domain.coverage import Gap, Reason
+from marketd.domain.errors import ProviderFailed, ProviderTimeout, Unsupported
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
-from marketd.domain.timeframe import DAY_MS, Timeframe
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.market.history import History, HistoryRead
 from marketd.plugins.feed import Feed
@@ -71,9 +71,7 @@ class DataOrchestrator:
                 feed, left, limit=enough, newest=newest, deadline_s=deadline_s
             )
             if _may_be_had(read.gaps) and not read.bars and not bars:
-                raise read.failure or ProviderTimeout(
-                    f"{feed.provider.name} did not answer within the time that a request has."
-                )
+                raise read.failure or _failure(feed, read.gaps)
             done = _whole_buckets(read, left, timeframe, newest=newest, cut=len(read.bars) >= enough)
             found = await self._resampled(read, done, timeframe, feed.series.timeframe)
             bars = [*found, *bars] if newest else [*bars, *found]
@@ -99,7 +97,7 @@ class DataOrchestrator:
     async def gaps(
         self, feed: Feed, timeframe: Timeframe, *, since: int | None, before: int | None
     ) -> list[Gap]:
-        """What of the range nobody has answered for yet; asks nobody."""
+        """What of the range is not proven, and why; asks nobody."""
         return await self._history.gaps(feed, self._span(feed, timeframe, since, before))
 
     async def past(self, feed: Feed, series: Series, *, since: int, before: int, limit: int) -> PastBars:
@@ -152,13 +150,17 @@ class DataOrchestrator:
         return [bar for bar in whole if not _touched(bar, timeframe, read.gaps)]
 
 
+def _failure(feed: Feed, gaps: Sequence[Gap]) -> ProviderFailed:
+    """Why there is nothing but gaps, where the provider has not said it itself."""
+    name = feed.provider.name
+    if any(gap.reason is Reason.PENDING for gap in gaps):
+        return ProviderTimeout(f"{name} did not answer within the time that a request has.")
+    return ProviderFailed(f"{name} failed when it was asked for this.", transient=False)
+
+
 def _bars_in(timeframe: Timeframe, base: Timeframe) -> int:
     """The most bars of `base` that one bar of `timeframe` can hold; Unsupported if that is absurd."""
-    if timeframe == base:
-        return 1
-    # Months and years differ in length: the longest are less than four days over the mean.
-    longest_ms = timeframe.nominal_ms + (4 * DAY_MS if timeframe.is_calendar else 0)
-    count = -(-longest_ms // base.nominal_ms)
+    count = base.most_in(timeframe)
     if count > _LARGEST_BUCKET:
         raise Unsupported(f"{timeframe} is too long to be made of {base} bars.")
     return count
@@ -177,7 +179,7 @@ def _whole_buckets(
 
 def _may_be_had(gaps: Sequence[Gap]) -> bool:
     """True if asking again may fill some of the gaps."""
-    return any(gap.reason is not GapReason.UNRECOVERABLE for gap in gaps)
+    return any(gap.reason is not Reason.UNRECOVERABLE for gap in gaps)
 
 
 def _touched(bar: Bar, timeframe: Timeframe, gaps: Sequence[Gap]) -> bool:

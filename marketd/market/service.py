@@ -9,9 +9,9 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Gap
 from marketd.domain.errors import UnknownMarket
 from marketd.domain.fill import Fill, fill
-from marketd.domain.gap import Gap
 from marketd.domain.instrument import Instrument, Series, SymbolInfo
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
@@ -152,7 +152,7 @@ class MarketService:
         return BarsPage(found.bars, filled, found.gaps, token, stable)
 
     async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
-        """What of the range nobody has answered for yet; asks nobody."""
+        """What of the range is not proven, and why; asks nobody."""
         feed = await self.feed(name)
         return await self._orchestrator.gaps(feed, name.timeframe, since=since, before=before)
 

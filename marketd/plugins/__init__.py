@@ -1,9 +1,11 @@
 """The public API of plugin authors. A plugin imports from here and from `marketd.domain` alone."""
 
 from marketd.clock import Clock, ScaledClock
+from marketd.domain.rate_limit import RateLimit
 from marketd.plugins.base import (
     BarStreams,
     BarUpdate,
+    MarketHours,
     MarketPlugin,
     NoFields,
     PluginContext,
@@ -16,9 +18,11 @@ __all__ = [
     "BarStreams",
     "BarUpdate",
     "Clock",
+    "MarketHours",
     "MarketPlugin",
     "NoFields",
     "PluginContext",
+    "RateLimit",
     "ScaledClock",
     "TickStreams",
     "TimeField",

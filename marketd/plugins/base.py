@@ -17,7 +17,9 @@ from marshmallow import Schema
 from marketd.clock import Clock
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.instrument import SymbolInfo
+from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
 
 
 class NoFields(Schema):
@@ -53,6 +55,8 @@ class MarketPlugin(ABC):
         description: one sentence for people: what the data is and where it comes from.
         settings_schema, credentials_schema, params_schema: marshmallow schemas of the provider's
             section in the configuration, of its secrets, and of the extra parameters of one request.
+        page_cost, symbols_cost: what one `fetch_ohlcv` and one `get_symbols` count for under the
+            rate limit, where the provider weighs its calls.
         concurrency: how many calls may be under way at once.
         settle_ms: how long after its close a bar may still be absent from what the provider returns.
             Until then marketd serves the bar but does not take its absence for proof.
@@ -62,7 +66,9 @@ class MarketPlugin(ABC):
             daemon's clock unless the plugin sets another.
         markets: the asset classes served, e.g. ("crypto",).
         timeframes: the base timeframes, those that the provider itself has. marketd derives others.
-        page_limit: the most bars that one `fetch_ohlcv` returns.
+        page_limit: the most bars that one `fetch_ohlcv` returns; never more than the provider gives.
+        rate_limit: how often the provider lets itself be asked with these credentials, or None. The
+            class may say it, too. marketd keeps to it; the plugin need not count.
     """
 
     plugin: ClassVar[str]
@@ -72,7 +78,10 @@ class MarketPlugin(ABC):
     params_schema: ClassVar[type[Schema]] = NoFields
     concurrency: ClassVar[int] = 4
     settle_ms: ClassVar[int] = 0
+    page_cost: ClassVar[int] = 1
+    symbols_cost: ClassVar[int] = 1
 
+    rate_limit: RateLimit | None = None
     markets: Sequence[str]
     timeframes: Sequence[Timeframe]
     page_limit: int = 1000
@@ -135,3 +144,15 @@ class TickStreams(ABC):
     @abstractmethod
     def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
         """Batches of one symbol's trades from now on, ascending, until it is closed or raises."""
+
+
+class MarketHours(ABC):
+    """The capability of knowing, from a calendar, when there cannot be a trade."""
+
+    @abstractmethod
+    def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
+        """The ranges of `[since, before)` in which the market of `symbol` is closed, ascending.
+
+        Epoch milliseconds. Name only what is certain, since marketd does not ask for bars there.
+        Answers at once, without asking anybody: it is called in the event loop.
+        """

@@ -6,12 +6,14 @@ and costs nothing but itself.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+import orjson
 import pluggy
 from marshmallow import Schema, ValidationError
 
@@ -21,7 +23,7 @@ from marketd.domain.errors import ConfigError, NotReady, UnknownProvider
 from marketd.metrics import Metrics
 from marketd.plugins import hookspecs
 from marketd.plugins.base import MarketPlugin, PluginContext
-from marketd.plugins.provider import Provider
+from marketd.plugins.provider import Limiter, Provider
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class PluginLoader:
         clock: Clock,
         upstream: UpstreamConfig,
         metrics: Metrics,
+        limiter: Callable[[str], Limiter],
         found: Callable[[], Iterable[EntryPoint]] = installed,
     ) -> None:
         self.reports: list[PluginReport] = []
@@ -61,6 +64,7 @@ class PluginLoader:
         self._clock = clock
         self._upstream = upstream
         self._metrics = metrics
+        self._limiter = limiter
         self._found = found
 
     def load(self, configs: Mapping[str, ProviderConfig], *, defaults: bool = False) -> None:
@@ -86,7 +90,12 @@ class PluginLoader:
                 self._metrics.provider_up.labels(config.name).set(0)
             else:
                 self.providers[config.name] = Provider(
-                    config.name, plugin, upstream=self._upstream, metrics=self._metrics
+                    config.name,
+                    plugin,
+                    upstream=self._upstream,
+                    metrics=self._metrics,
+                    limiter=self._limiter(_limit_key(config)),
+                    rate_limit=config.rate_limit,
                 )
 
     def provider(self, name: str) -> Provider:
@@ -177,6 +186,15 @@ def _declared(hook: pluggy.HookCaller, module: object) -> Iterator[Any]:
     for impl in hook.get_hookimpls():
         if impl.plugin is module:
             yield impl.function()
+
+
+def _limit_key(config: ProviderConfig) -> str:
+    """Who shares a rate limit: the providers of one plugin with the same credentials.
+
+    Without credentials each has its own. No secret can be read from the key.
+    """
+    secret = orjson.dumps(config.credentials or config.name, default=str, option=orjson.OPT_SORT_KEYS)
+    return f"{config.plugin}:{hashlib.sha256(secret).hexdigest()[:32]}"
 
 
 def _load(schema: type[Schema], values: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """A configured provider: a plugin instance behind the core's guard.
 
-The guard opens the plugin, bounds every call in time and number, retries what is transient with full
-jitter, validates what comes back, and keeps the provider's health. Whatever a plugin does, its caller
-gets valid bars or a MarketdError.
+The guard opens the plugin, takes a turn at the rate limiter for every call, bounds it in time and
+number, retries what is transient with full jitter, validates what comes back, and keeps the provider's
+health. Whatever a plugin does, its caller gets valid bars or a MarketdError.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from operator import index
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from marshmallow import ValidationError
 
 from marketd.config import UpstreamConfig
-from marketd.domain.bar import Bar, all_valid, bar_fault, open_time
+from marketd.domain.bar import bar_fault
 from marketd.domain.errors import (
     HistoryEnds,
     InvalidInput,
@@ -32,10 +34,12 @@ from marketd.domain.errors import (
     Unsupported,
 )
 from marketd.domain.instrument import SymbolInfo
+from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge
 from marketd.metrics import Metrics
-from marketd.plugins.base import BarStreams, BarUpdate, MarketPlugin, TickStreams
+from marketd.plugins.base import BarStreams, BarUpdate, MarketHours, MarketPlugin, TickStreams
+from marketd.plugins.pages import Fetched, PageReader, Question
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +48,37 @@ T = TypeVar("T")
 _FIRST_BACKOFF_S = 0.2
 _LONGEST_BACKOFF_S = 5.0
 _REOPEN_AFTER_S = 5.0
-_REFUSALS_LOGGED = 1_000
-# Pages above this many bars are validated in another thread.
-_INLINE = 2_000
+# What a provider without a rate limit may be asked. It can still ask for patience.
+_UNLIMITED = RateLimit(requests=1_000_000, per_ms=1_000, burst=1_000_000)
 
 
-class Fetched(NamedTuple):
-    """One page: valid bars, ascending, that are all there is up to `end_ms`, but for `refused`.
+class Turn(NamedTuple):
+    """How a call waits for its turn under the rate limit.
 
-    Where the provider keeps nothing older, `begins_ms` says since when it has bars.
+    Until `deadline_s` (the loop's time; None: as long as a call may take). `background` work waits as
+    long as it takes, and gets what others leave.
     """
 
-    bars: list[Bar]
-    end_ms: int
-    refused: list[TimeRange]
-    begins_ms: int | None = None
+    deadline_s: float | None = None
+    background: bool = False
+
+
+NOW = Turn()
+
+
+class Limiter(Protocol):
+    """What the guard needs of a rate limiter: one line for everybody who uses the same key."""
+
+    async def acquire(
+        self, limit: RateLimit, cost: int, *, deadline_s: float | None, background: bool
+    ) -> None:
+        """Returns when a call may be made.
+
+        Raises ProviderRateLimited if that is not before `deadline_s`, the loop's time.
+        """
+
+    async def penalise(self, pause_s: float) -> None:
+        """Lets nobody call for `pause_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,14 @@ class Provider:
     """One provider of the configuration, by name. Safe to use before it is open: calls wait for it."""
 
     def __init__(
-        self, name: str, plugin: MarketPlugin, *, upstream: UpstreamConfig, metrics: Metrics
+        self,
+        name: str,
+        plugin: MarketPlugin,
+        *,
+        upstream: UpstreamConfig,
+        metrics: Metrics,
+        limiter: Limiter,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         self.name = name
         self.plugin = plugin
@@ -88,21 +115,31 @@ class Provider:
         self._is_open = False
         self._opening = asyncio.Lock()
         self._reopen_at_s = 0.0
+        self._limiter = limiter
+        self._rate_limit = rate_limit
         self._calls = asyncio.Semaphore(plugin.concurrency)
+        # Background work leaves one call to whoever waits for an answer.
+        self._background_calls = asyncio.Semaphore(max(1, plugin.concurrency - 1))
+        self._pages = PageReader(name, metrics)
         self._symbols: dict[str, _Symbols] = {}
         self._symbols_lock = asyncio.Lock()
-        self._refused: set[tuple[str, Timeframe, str]] = set()
         metrics.provider_up.labels(name).set(0)
 
     @property
     def features(self) -> list[str]:
-        """What the plugin has beyond the core: `bar_stream`, `tick_stream`."""
+        """What the plugin has beyond the core: `bar_stream`, `tick_stream`, `market_hours`."""
         plugin = self.plugin
         capabilities = {
             "bar_stream": isinstance(plugin, BarStreams) and plugin.has_bar_stream,
             "tick_stream": isinstance(plugin, TickStreams) and plugin.has_tick_stream,
+            "market_hours": isinstance(plugin, MarketHours),
         }
         return [name for name, has_it in capabilities.items() if has_it]
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """How often it lets itself be asked: what the configuration says, else what the plugin does."""
+        return self._rate_limit or self.plugin.rate_limit
 
     def now_ms(self) -> int:
         """The provider's present in epoch milliseconds."""
@@ -142,6 +179,7 @@ class Provider:
             if time.monotonic() < self._reopen_at_s:
                 raise NotReady(f"{self.name} is down: {self.health.message}")
             try:
+                await self._take_turn(1, NOW)
                 await self._bounded(self.plugin.open)
             except MarketdError as error:
                 self._reopen_at_s = time.monotonic() + _REOPEN_AFTER_S
@@ -168,7 +206,9 @@ class Provider:
             if kept is not None and time.monotonic() < kept.until_s:
                 return kept.by_symbol
             try:
-                listed = await self._call(lambda: self.plugin.get_symbols(market))
+                listed = await self._call(
+                    lambda: self.plugin.get_symbols(market), cost=self.plugin.symbols_cost
+                )
             except MarketdError:
                 if kept is None:
                     raise
@@ -190,91 +230,57 @@ class Provider:
             raise UnknownSymbol(f"{self.name} has no symbol {symbol[:50]} in the market {market}.")
         return info
 
+    def closed(self, symbol: str, timeframe: Timeframe, span: TimeRange) -> list[TimeRange]:
+        """The intervals of `timeframe` in `span` during which, the plugin knows, the market is closed.
+
+        None without `market_hours`. Raises ProviderFailed if the plugin does not answer with ranges.
+        """
+        if not isinstance(self.plugin, MarketHours):
+            return []
+        try:
+            told = self.plugin.closed(symbol, span.start_ms, span.end_ms)
+            ranges = merge(TimeRange(*map(index, piece)).clip(span) for piece in told)
+        except Exception as error:
+            failure = error if isinstance(error, MarketdError) else self._foreign(error)
+            self._failed(failure)
+            raise failure from error
+        whole = (
+            TimeRange(timeframe.ceil(piece.start_ms), timeframe.floor(piece.end_ms)) for piece in ranges
+        )
+        return [piece for piece in whole if not piece.is_empty]
+
     async def fetch(
-        self, symbol: str, timeframe: Timeframe, span: TimeRange, params: Mapping[str, Any]
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        span: TimeRange,
+        params: Mapping[str, Any],
+        turn: Turn = NOW,
     ) -> Fetched:
         """The first page of bars in `span`, closed and forming, in a base timeframe.
 
-        Raises ProviderFailed after the retries, or when what came back cannot be read at all.
+        Raises ProviderFailed after the retries, or when what came back cannot be read at all, and
+        ProviderRateLimited when its turn would not come in time.
         """
         limit = self.plugin.page_limit
-        started_s = time.perf_counter()
-        try:
-            rows = await self._call(
-                lambda: self.plugin.fetch_ohlcv(
+        asked_at_ms = self.now_ms()
+
+        async def page() -> object:
+            with self._metrics.fetch_seconds.labels(self.name).time():
+                return await self.plugin.fetch_ohlcv(
                     symbol, timeframe, span.start_ms, span.end_ms, limit, params
                 )
-            )
+
+        try:
+            rows = await self._call(page, cost=self.plugin.page_cost, turn=turn)
         except HistoryEnds as error:
             # At least the first interval is given up, or the same would be asked again.
             begins_ms = max(timeframe.ceil(error.first_ms), timeframe.end(span.start_ms))
             end_ms = min(begins_ms, span.end_ms)
             return Fetched([], end_ms, [TimeRange(span.start_ms, end_ms)], begins_ms)
-        self._metrics.fetch_seconds.labels(self.name).observe(time.perf_counter() - started_s)
-        if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
-            self._refuse("shape", symbol, timeframe, rows)
-            raise self._garbage()
-        if len(rows) > _INLINE:
-            return await asyncio.to_thread(self._validated, rows, symbol, timeframe, span, limit)
-        return self._validated(rows, symbol, timeframe, span, limit)
-
-    def _validated(
-        self, rows: Sequence[Bar], symbol: str, timeframe: Timeframe, span: TimeRange, limit: int
-    ) -> Fetched:
-        """Valid rows in order, once each; where a row was refused, nothing is proven."""
-        now_ms = self.now_ms()
-        if all_valid(rows, timeframe) and (
-            not rows or (span.start_ms <= rows[0][0] and rows[-1][0] < min(span.end_ms, now_ms + 1))
-        ):
-            full = len(rows) >= limit
-            end_ms = timeframe.end(rows[-1][0]) if full else span.end_ms
-            return Fetched(list(rows), end_ms, [])
-        bars: dict[int, Bar] = {}
-        doubtful: set[TimeRange] = set()
-        last_ms = span.start_ms
-        for row in rows:
-            fault = bar_fault(row, timeframe)
-            if fault in ("shape", "time"):
-                self._refuse(fault, symbol, timeframe, row)
-                raise self._garbage()
-            t_ms = row[0]
-            if fault is None and not span.start_ms <= t_ms < span.end_ms:
-                fault = "outside"
-            if fault is None and t_ms > now_ms:
-                fault = "future"
-            if fault is not None:
-                self._refuse(fault, symbol, timeframe, row)
-                doubtful.add(TimeRange(timeframe.floor(t_ms), timeframe.end(t_ms)))
-                continue
-            bars[t_ms] = row
-            last_ms = max(last_ms, timeframe.end(t_ms))
-        # A full page proves what lies before its end; a shorter one proves the whole range.
-        end_ms = span.end_ms if len(rows) < limit else last_ms
-        if end_ms <= span.start_ms:
-            raise ProviderFailed(
-                f"{self.name} sent a full page without one bar asked for.", transient=False
-            )
-        refused = [piece for piece in merge(doubtful) if not piece.clip(span).is_empty]
-        return Fetched(sorted(bars.values(), key=open_time), end_ms, refused)
-
-    def _garbage(self) -> ProviderFailed:
-        return ProviderFailed(f"{self.name} answered with something that is not bars.", transient=False)
-
-    def _refuse(self, reason: str, symbol: str, timeframe: Timeframe, row: object) -> None:
-        self._metrics.bars_refused.labels(self.name, reason).inc()
-        kind = (symbol, timeframe, reason)
-        if kind in self._refused or len(self._refused) >= _REFUSALS_LOGGED:
-            return
-        self._refused.add(kind)
-        log.warning(
-            "bar refused provider=%s symbol=%r timeframe=%s reason=%s bar=%.100r; "
-            "more like it are only counted",
-            self.name,
-            symbol,
-            timeframe,
-            reason,
-            row,
-        )
+        settled_ms = timeframe.floor(asked_at_ms - self.plugin.settle_ms)
+        asked = Question(symbol, timeframe, span, limit, self.now_ms(), settled_ms)
+        return await self._pages.read(rows, asked)
 
     async def stream(self, symbol: str, timeframe: Timeframe) -> AsyncGenerator[BarUpdate, None]:
         """The plugin's own stream of a base series, validated. Only for a plugin with `bar_stream`.
@@ -290,7 +296,7 @@ class Provider:
             async for update in updates:
                 fault = bar_fault(update.bar, timeframe)
                 if fault is not None:
-                    self._refuse(fault, symbol, timeframe, update.bar)
+                    self._pages.refuse(fault, symbol, timeframe, update.bar)
                     continue
                 yield update
         except MarketdError as error:
@@ -306,25 +312,51 @@ class Provider:
                 await aclose()
         raise ProviderFailed(f"The stream of {self.name} ended.")
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """One call of the plugin, opened, bounded and retried."""
+    async def _call(self, call: Callable[[], Awaitable[T]], *, cost: int, turn: Turn = NOW) -> T:
+        """One call of the plugin, opened, in its turn, bounded and retried."""
         await self.open()
         attempt = 0
         while True:
-            try:
-                async with self._calls:
+            # The turn comes last: a call that then waited for a free place would come too late.
+            async with AsyncExitStack() as places:
+                if turn.background:
+                    await places.enter_async_context(self._background_calls)
+                await places.enter_async_context(self._calls)
+                await self._take_turn(cost, turn)
+                try:
                     answer = await self._bounded(call)
-            except ProviderFailed as error:
-                self._metrics.provider_errors.labels(self.name, error.code).inc()
-                pause_s = _pause_s(error, attempt)
-                if not error.transient or attempt >= self._upstream.retries or pause_s is None:
-                    self._failed(error)
-                    raise
-                attempt += 1
+                except ProviderFailed as error:
+                    failure = error
+                else:
+                    self._succeeded()
+                    return answer
+            self._metrics.provider_errors.labels(self.name, failure.code).inc()
+            pause_s = random.uniform(0, min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt))  # noqa: S311 - jitter
+            is_last = not failure.transient or attempt >= self._upstream.retries
+            if isinstance(failure, ProviderRateLimited):
+                # It is the key that has to wait, whoever uses it; the next turn comes after that.
+                self._metrics.rate_limit_pauses.labels(self.name).inc()
+                await self._limiter.penalise(max(failure.retry_after_s or 0.0, pause_s))
+            elif not is_last:
                 await asyncio.sleep(pause_s)
-            else:
-                self._succeeded()
-                return answer
+            if is_last:
+                self._failed(failure)
+                raise failure
+            attempt += 1
+
+    async def _take_turn(self, cost: int, turn: Turn) -> None:
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        deadline_s = turn.deadline_s
+        if deadline_s is None and not turn.background:
+            deadline_s = started_s + self._upstream.timeout / 1000
+        limit = self.rate_limit or _UNLIMITED
+        try:
+            await self._limiter.acquire(limit, cost, deadline_s=deadline_s, background=turn.background)
+        except ProviderRateLimited:
+            self._metrics.rate_limit_refused.labels(self.name).inc()
+            raise
+        self._metrics.rate_limit_seconds.labels(self.name).observe(loop.time() - started_s)
 
     async def _bounded(self, call: Callable[[], Awaitable[T]]) -> T:
         """The plugin's answer, or a MarketdError: whatever else it raises becomes ProviderFailed."""
@@ -357,11 +389,3 @@ class Provider:
         log.info("provider up provider=%s", self.name)
         self.health = Health("up")
         self._metrics.provider_up.labels(self.name).set(1)
-
-
-def _pause_s(error: ProviderFailed, attempt: int) -> float | None:
-    """How long to wait before the next attempt; None if the provider asks for more than we wait."""
-    if isinstance(error, ProviderRateLimited) and error.retry_after_s is not None:
-        return error.retry_after_s if error.retry_after_s <= _LONGEST_BACKOFF_S else None
-    longest_s = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt)
-    return random.uniform(0, longest_s)  # noqa: S311 - jitter

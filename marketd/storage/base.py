@@ -1,17 +1,20 @@
 """The contract of a store. `tests/contract` holds every backend to it, sentence by sentence.
 
-A store keeps, for each series, its closed bars and its coverage: the ranges that the provider has
-answered for. It never decides what a range means; whoever stores says what the bars prove.
+A store keeps, for each series, its closed bars and its coverage: range by range, what is known of it.
+It never decides what a range means; whoever stores says what the bars prove. Beside them it keeps the
+trades of instruments, the jobs of the daemon, and coarser bars computed ahead of the questions.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
-from marketd.domain.bar import Bar
-from marketd.domain.instrument import Series
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.coverage import Covered
+from marketd.domain.instrument import Instrument, Series
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 
 
@@ -33,16 +36,35 @@ class StoredBars(NamedTuple):
     """Bars, ascending, and the coverage of the range that was read, both of one instant."""
 
     bars: list[Bar]
-    coverage: list[TimeRange]
+    coverage: list[Covered]
+
+
+class Job(NamedTuple):
+    """Work that outlives the process. `body` is JSON text that only whoever does the work reads."""
+
+    id: str
+    kind: str
+    state: str
+    body: str
+    created_ms: int
+    updated_ms: int
 
 
 Changed: TypeAlias = Callable[[Series, TimeRange], None]
 
 
 class Storage(ABC):
-    """Bars and coverage by series. Every method raises StorageFailed when the database does."""
+    """What has to survive a restart. Every method raises StorageFailed when the database does.
+
+    Class attributes:
+        lacks: sentences that say what this backend does without, told at start.
+    """
+
+    lacks: ClassVar[Sequence[str]] = ()
 
     def __init__(self) -> None:
+        self.fault = ""
+        """Why writing fails at present, in a sentence; empty while it works. Reading may still work."""
         self._listeners: list[Changed] = []
 
     def listen(self, changed: Changed) -> None:
@@ -57,6 +79,8 @@ class Storage(ABC):
         for changed in self._listeners:
             changed(series, span)
 
+    # Life
+
     @abstractmethod
     async def open(self) -> None:
         """Takes ownership and brings the schema up to date. StorageLocked if another process owns it."""
@@ -66,14 +90,25 @@ class Storage(ABC):
         """Ends what is under way and releases the store. Allowed at any time, also twice."""
 
     @abstractmethod
+    async def probe(self) -> None:
+        """Writes something that changes nothing, durably: ends a `fault` that is over.
+
+        Any write that succeeds ends it too; this is for when nobody has anything to write.
+        """
+
+    # Bars and coverage
+
+    @abstractmethod
     async def store(
-        self, series: Series, bars: Sequence[Bar], proven: Sequence[TimeRange], *, at_ms: int
+        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
     ) -> Stored:
-        """Upserts `bars` and adds `proven` to the coverage, in one transaction.
+        """Upserts `bars` and lays `covered` (oldest first) over the coverage, in one transaction.
 
         Durable when it returns, and all or nothing. The same bars stored again change nothing; a bar
         that differs replaces the old one as its next revision, changed at `at_ms`. `bars` ascends and
-        is valid. A caller that is cancelled does not learn the outcome, but there is one: all or none.
+        is valid. Coverage becomes what `domain.coverage.lay` says: the newest statement wins, but what
+        is no proof never replaces a proof. A caller that is cancelled does not learn the outcome, but
+        there is one: all or none.
         """
 
     @abstractmethod
@@ -81,3 +116,68 @@ class Storage(ABC):
         self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
     ) -> StoredBars:
         """The first (or, `newest`, the last) `limit` bars of `span`, and the coverage of `span`."""
+
+    @abstractmethod
+    async def series_list(self) -> list[Series]:
+        """Every series of which anything was ever stored, in the order of their first writes."""
+
+    # Bars computed ahead
+
+    @abstractmethod
+    async def aggregate(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Bar]:
+        """The first (or, `newest`, the last) `limit` bars of `timeframe` that open in `span`.
+
+        They are what `domain.resample.resample` gives for the stored bars of `base` in the buckets that
+        lie whole in `span`, however they are come by. The timeframe of `base` tiles `timeframe`. Whether
+        a bucket is complete is for the caller to know, by the coverage.
+        """
+
+    @abstractmethod
+    async def refresh(self, base: Series | None = None, span: TimeRange | None = None) -> int:
+        """Brings up to date now what is computed ahead: of one series or all, where `span` says.
+
+        Gives the number of buckets computed. Nothing is wrong without it: what is out of date is never
+        read. A caller that is cancelled leaves a part of it done.
+        """
+
+    # Trades
+
+    @abstractmethod
+    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+        """Adds those of `ticks` that are new, in one transaction, and gives their number.
+
+        Durable when it returns, and all or nothing. `ticks` ascends by time; prices and sizes are
+        finite. A trade with an id is the same as one with that id in its millisecond. Without an id it
+        is told apart from those that are equal in everything by its place among them in the call: so
+        the same batch (of whole milliseconds) stored again changes nothing, and equal trades in one
+        batch are that many trades.
+        """
+
+    @abstractmethod
+    async def read_ticks(
+        self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Tick]:
+        """The first (or, `newest`, the last) `limit` trades of `span`, ascending.
+
+        Within a millisecond they are in the order in which they were stored.
+        """
+
+    @abstractmethod
+    async def drop_ticks(self, before_ms: int) -> int:
+        """Deletes every trade before a time, in small steps, and gives their number."""
+
+    # Jobs
+
+    @abstractmethod
+    async def save_job(self, job: Job) -> None:
+        """Keeps `job`, in place of the one with the same id if there is one. Durable when it returns."""
+
+    @abstractmethod
+    async def jobs(self, kind: str) -> list[Job]:
+        """Every job of `kind`, the oldest first by `created_ms`, then by id."""
+
+    @abstractmethod
+    async def delete_job(self, job_id: str) -> None:
+        """Forgets a job; one that is not there is fine."""

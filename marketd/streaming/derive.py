@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from marketd.domain.bar import Bar, open_time
-from marketd.domain.gap import Gap
+from marketd.domain.coverage import Gap
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.streaming.events import BarEvent, Event, GapEvent, Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 from marketd.domain.bar import Bar
-from marketd.domain.gap import Gap
+from marketd.domain.coverage import Gap
 
 
 class BarEvent(NamedTuple):

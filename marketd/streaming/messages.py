@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from marketd.domain.bar import Bar
-from marketd.domain.gap import Gap
+from marketd.domain.coverage import Gap
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.token import pack

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import MarketdError
-from marketd.domain.gap import Gap, GapReason
 from marketd.domain.instrument import Series
 from marketd.plugins.feed import Feed
 from marketd.streaming.events import BarEvent, Event
@@ -72,7 +72,7 @@ class Subscription:
             try:
                 page = await past.past(feed, self.series, since=next_ms, before=before, limit=_PAGE)
             except MarketdError:
-                page = PastBars([], before, [Gap(next_ms, before, GapReason.FEED_DOWN)])
+                page = PastBars([], before, [Gap(next_ms, before, Reason.FEED_DOWN)])
             next_ms = max(page.end_ms, next_ms)
             complete = complete and not page.gaps
             snapshot = snapshot_message(self.series, page.bars, complete=not page.gaps, next_ms=next_ms)

@@ -15,8 +15,8 @@ from contextlib import aclosing
 from typing import Protocol
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Gap, Reason
 from marketd.domain.errors import MarketdError
-from marketd.domain.gap import Gap
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
@@ -135,8 +135,9 @@ class SeriesWorker:
                 self._emit(BarEvent(bar, closed=False))
             return
         end_ms = self._timeframe.end(bar[0])
+        proven = Covered(bar[0], end_ms, Reason.DATA)
         stored = await self._storage.store(
-            self._feed.series, [bar], [TimeRange(bar[0], end_ms)], at_ms=self._feed.provider.now_ms()
+            self._feed.series, [bar], [proven], at_ms=self._feed.provider.now_ms()
         )
         if bar[0] == self.next_ms:
             self._emit(BarEvent(bar, closed=True))

@@ -15,6 +15,7 @@ from marshmallow import (
     validates_schema,
 )
 
+from marketd.domain.coverage import GAP_REASONS
 from marketd.domain.errors import InvalidInput
 from marketd.domain.fill import Fill
 from marketd.domain.instant import epoch_ms
@@ -251,9 +252,7 @@ class SymbolsOut(Schema):
 class GapOut(Schema):
     start = fields.Integer(required=True)
     end = fields.Integer(required=True, metadata={"description": "Exclusive."})
-    reason = fields.String(
-        required=True, validate=validate.OneOf(["pending", "feed_down", "unrecoverable"])
-    )
+    reason = fields.String(required=True, validate=validate.OneOf(GAP_REASONS))
 
 
 class GapsOut(Schema):

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from scripted import INSTRUMENT, MINUTE, START, M
 
 from marketd.domain.bar import Bar, Value
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage import Storage, Stored, StoredBars
@@ -24,14 +25,19 @@ def minutes(start: int, end: int) -> TimeRange:
     return TimeRange(START + start * M, START + end * M)
 
 
+def data(start: int, end: int, reason: Reason = Reason.DATA) -> Covered:
+    """What a store says of the minutes `[start, end)` once they are proven, or else of them."""
+    return Covered(*minutes(start, end), reason)
+
+
 def page(start: int, end: int, close: Value = 100.0) -> list[Bar]:
     return [(START + minute * M, 100.0, math.inf, -math.inf, close, 1.0) for minute in range(start, end)]
 
 
 async def put(
-    storage: Storage, bars: Sequence[Bar], *proven: TimeRange, series: Series = SERIES
+    storage: Storage, bars: Sequence[Bar], *covered: Covered, series: Series = SERIES
 ) -> Stored:
-    return await storage.store(series, bars, proven, at_ms=START)
+    return await storage.store(series, bars, covered, at_ms=START)
 
 
 async def everything(storage: Storage, series: Series = SERIES) -> StoredBars:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from pages import NAN, NOTHING, SERIES, everything, minutes, opened, page, put
+from pages import NAN, NOTHING, SERIES, data, everything, minutes, opened, page, put
 
 from marketd.domain.errors import StorageFailed
 from marketd.storage import Storage, Stored, StoredBars
@@ -14,12 +14,12 @@ from marketd.storage import Storage, Stored, StoredBars
 
 async def test_the_second_opening_finds_everything(database: Callable[[], Storage]) -> None:
     async with opened(database) as storage:
-        await put(storage, page(0, 100), minutes(0, 50), minutes(60, 100))
+        await put(storage, page(0, 100), data(0, 50), data(60, 100))
         await put(storage, page(3, 4, NAN))
     async with opened(database) as storage:
         bars, coverage = await everything(storage)
         assert repr(bars) == repr([*page(0, 3), *page(3, 4, NAN), *page(4, 100)])
-        assert coverage == [minutes(0, 50), minutes(60, 100)]
+        assert coverage == [data(0, 50), data(60, 100)]
         assert [one.rev for one in (await put(storage, page(2, 5, 1.0))).revised] == [1, 2, 1]
 
 
@@ -47,10 +47,10 @@ async def test_close_ends_what_waits_and_each_write_was_done_or_failed(
 ) -> None:
     storage = database()
     await storage.open()
-    early = [asyncio.create_task(put(storage, page(n, n + 1), minutes(n, n + 1))) for n in range(50)]
+    early = [asyncio.create_task(put(storage, page(n, n + 1), data(n, n + 1))) for n in range(50)]
     reads = [asyncio.create_task(everything(storage)) for _ in range(5)]
     await asyncio.sleep(0)
-    late = [asyncio.create_task(put(storage, page(n, n + 1), minutes(n, n + 1))) for n in range(50, 80)]
+    late = [asyncio.create_task(put(storage, page(n, n + 1), data(n, n + 1))) for n in range(50, 80)]
     async with asyncio.timeout(10):
         await asyncio.gather(storage.close(), storage.close())
         outcomes = await asyncio.gather(*early, *late, return_exceptions=True)
@@ -60,9 +60,7 @@ async def test_close_ends_what_waits_and_each_write_was_done_or_failed(
             assert isinstance(outcome, Stored | StorageFailed)
             stored = await again.read(SERIES, minutes(n, n + 1), limit=1)
             assert stored == (
-                StoredBars(page(n, n + 1), [minutes(n, n + 1)])
-                if isinstance(outcome, Stored)
-                else NOTHING
+                StoredBars(page(n, n + 1), [data(n, n + 1)]) if isinstance(outcome, Stored) else NOTHING
             )
 
 
@@ -72,7 +70,7 @@ async def test_a_store_that_is_not_open_says_so(database: Callable[[], Storage])
         with pytest.raises(StorageFailed, match="not open"):
             await everything(storage)
         with pytest.raises(StorageFailed, match="not open"):
-            await put(storage, page(0, 1), minutes(0, 1))
+            await put(storage, page(0, 1), data(0, 1))
         await storage.open()
         await storage.close()
     async with opened(database) as again:

@@ -6,6 +6,7 @@ import asyncio
 
 from scripted import INSTRUMENT, MINUTE, START, M, bar
 
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.storage import Storage
@@ -26,8 +27,8 @@ async def test_what_changes_no_bar_is_not_told(storage: Storage) -> None:
     await storage.store(SERIES, [bar(0)], [], at_ms=START)
     told: list[Series] = []
     storage.listen(lambda series, span: told.append(series))
-    await storage.store(SERIES, [bar(0)], [TimeRange(START, START + M)], at_ms=START)
-    await storage.store(SERIES, [], [TimeRange(START, START + 9 * M)], at_ms=START)
+    await storage.store(SERIES, [bar(0)], [Covered(START, START + M, Reason.DATA)], at_ms=START)
+    await storage.store(SERIES, [], [Covered(START, START + 9 * M, Reason.DATA)], at_ms=START)
     assert told == []
 
 

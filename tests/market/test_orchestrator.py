@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scripted import INSTRUMENT, MINUTE, START, M, ScriptedPlugin, bar, feed_of, provider_of, scripted
 
 from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import (
     HistoryEnds,
     ProviderFailed,
@@ -21,7 +22,6 @@ from marketd.domain.errors import (
     ProviderTimeout,
     Unsupported,
 )
-from marketd.domain.gap import Gap, GapReason
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
@@ -116,16 +116,23 @@ def test_every_answer_is_the_truth_and_nothing_is_fetched_twice(data: st.DataObj
                 assert found.bars == wanted, (timeframe, since, before, limit)
                 assert found.complete
                 assert found.more or len(found.bars) <= limit
-            # Where a page was proven, nothing is asked again but the tail, which cannot be proven.
+            # Where a page was proven, nothing is asked again but the tail, which cannot be proven,
+            # and once, on from its end, whether a page that ended early was really all.
             settled = MINUTE.floor(now_ms)
             proven: list[TimeRange] = []
+            ends: set[int] = set()
             for call in plugin.calls:
-                assert call.start_ms >= settled or not any(
-                    piece.start_ms <= call.start_ms < piece.end_ms for piece in proven
+                assert (
+                    call.start_ms >= settled
+                    or call.start_ms in ends
+                    or not any(piece.start_ms <= call.start_ms < piece.end_ms for piece in proven)
                 )
+                ends.discard(call.start_ms)
                 page = select(bars, since=call.start_ms, before=min(call.end_ms, now_ms + 1), limit=100)
                 end = page[-1][0] + M if len(page) == plugin.page_limit else call.end_ms
                 proven.append(TimeRange(call.start_ms, min(end, settled)))
+                if page:
+                    ends.add(page[-1][0] + M)
         finally:
             await storage.close()
 
@@ -232,8 +239,8 @@ async def test_a_failure_with_a_part_stored_gives_the_part_and_the_gaps(storage:
     assert found.bars == bars[50:100]
     assert not found.complete
     assert found.gaps == [
-        Gap(START, START + 50 * M, GapReason.FEED_DOWN),
-        Gap(START + 100 * M, START + 150 * M, GapReason.FEED_DOWN),
+        Gap(START, START + 50 * M, Reason.FEED_DOWN),
+        Gap(START + 100 * M, START + 150 * M, Reason.FEED_DOWN),
     ]
 
 
@@ -265,7 +272,7 @@ async def test_a_slow_provider_costs_its_part_of_the_answer(storage: SQLiteStora
     plugin.answers = [lambda _: hang()]
     found = await ask(reader, plugin, since=START, before=START + 200 * M)
     assert found.bars == bars[:100]
-    assert found.gaps == [Gap(START + 100 * M, START + 200 * M, GapReason.PENDING)]
+    assert found.gaps == [Gap(START + 100 * M, START + 200 * M, Reason.PENDING)]
     plugin.answers = [lambda _: hang()]
     with pytest.raises(ProviderTimeout):
         await ask(reader, plugin, since=START + 150 * M, before=START + 200 * M)
@@ -277,7 +284,7 @@ async def test_a_refused_bar_leaves_a_gap_that_says_so(storage: SQLiteStorage) -
     plugin = scripted([*bars[:4], wrong, *bars[5:]], now_ms=START + 10 * M)
     found = await ask(orchestrator(storage), plugin, since=START, before=START + 10 * M)
     assert found.bars == [*bars[:4], *bars[5:]]
-    assert found.gaps == [Gap(START + 4 * M, START + 5 * M, GapReason.UNRECOVERABLE)]
+    assert found.gaps == [Gap(START + 4 * M, START + 5 * M, Reason.UNRECOVERABLE)]
     plugin.bars = bars
     again = await ask(orchestrator(storage), plugin, since=START, before=START + 10 * M)
     assert again.bars == bars
@@ -315,7 +322,7 @@ async def test_garbage_is_an_error_and_nothing_of_it_is_kept(
     with pytest.raises(ProviderFailed):
         await ask(orchestrator(storage), plugin, since=START, before=START + 10 * M)
     stored = await storage.read(Series(INSTRUMENT, MINUTE), TimeRange(0, START + DAY_MS), limit=10)
-    assert stored == ([], [])
+    assert stored == ([], [Gap(START, START + 10 * M, Reason.FEED_DOWN)])
 
 
 async def test_bars_of_the_future_and_of_elsewhere_are_not_served(storage: SQLiteStorage) -> None:
@@ -403,9 +410,7 @@ async def test_what_a_provider_keeps_no_more_is_a_gap_and_the_rest_is_served(
     reader = orchestrator(storage)
     found = await reader.bars(feed_of(provider), MINUTE, since=since, before=None, limit=500)
     assert found.bars == [bar(i) for i in range(30, 40)]
-    assert [(gap.end_ms, gap.reason) for gap in found.gaps] == [
-        (START + 30 * M, GapReason.UNRECOVERABLE)
-    ]
+    assert [(gap.end_ms, gap.reason) for gap in found.gaps] == [(START + 30 * M, Reason.UNRECOVERABLE)]
     assert not found.complete
     # However far back, it is asked once for what it does not have; and it is well.
     assert len(plugin.calls) <= 4
@@ -416,4 +421,4 @@ async def test_a_range_of_which_nothing_is_kept_is_one_gap_and_no_error(storage:
     plugin = scripted([bar(i) for i in range(40)], now_ms=START + 40 * M, cls=ShortMemory)
     found = await ask(orchestrator(storage), plugin, since=START, before=START + 20 * M)
     assert found.bars == []
-    assert found.gaps == [Gap(START, START + 20 * M, GapReason.UNRECOVERABLE)]
+    assert found.gaps == [Gap(START, START + 20 * M, Reason.UNRECOVERABLE)]

@@ -17,6 +17,7 @@ from marketd.config import ProviderConfig, UpstreamConfig
 from marketd.domain.errors import NotReady, UnknownProvider
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
+from marketd.ratelimit import RateLimiters
 
 GOOD = """
     from marketd.plugins import MarketPlugin, hookimpl
@@ -100,6 +101,7 @@ def loader(*entries: EntryPoint, metrics: Metrics | None = None) -> PluginLoader
         clock=ManualClock(0),
         upstream=UpstreamConfig(),
         metrics=metrics or Metrics(),
+        limiter=RateLimiters("", Metrics()).limiter,
         found=lambda: entries,
     )
 
@@ -111,7 +113,11 @@ def config(name: str = "one", plugin: str = "good", **settings: Any) -> dict[str
 
 def test_the_built_in_plugins_are_found_like_any_other() -> None:
     found = PluginLoader(
-        clock=ManualClock(0), upstream=UpstreamConfig(), metrics=Metrics(), found=installed
+        clock=ManualClock(0),
+        upstream=UpstreamConfig(),
+        metrics=Metrics(),
+        limiter=RateLimiters("", Metrics()).limiter,
+        found=installed,
     )
     found.load({"sim": ProviderConfig("sim", "sim", {}, {})})
     assert {report.name for report in found.reports} >= {"sim", "replay"}

@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
@@ -34,14 +35,14 @@ def series_of(writer: int) -> Series:
     return Series(Instrument("crypto", "crash", f"writer {writer}"), Timeframe.parse("1m"))
 
 
-def page_of(writer: int, number: int, version: int) -> tuple[list[Bar], TimeRange]:
+def page_of(writer: int, number: int, version: int) -> tuple[list[Bar], Covered]:
     """The bars of a page, each telling the version, and what they prove; no page touches the next."""
     minutes = random.Random(f"{writer} {number}").randint(0, LONGEST_PAGE)  # noqa: S311
     start_ms = FIRST_MS + number * 2 * LONGEST_PAGE * M
     bars: list[Bar] = [
         (start_ms + minute * M, 1.0, 2.0, 0.5, float(version), None) for minute in range(minutes)
     ]
-    return bars, TimeRange(start_ms, start_ms + (minutes + 1) * M)
+    return bars, Covered(start_ms, start_ms + (minutes + 1) * M, Reason.DATA)
 
 
 async def write(storage: SQLiteStorage, writer: int, number: int) -> None:

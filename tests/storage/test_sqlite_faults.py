@@ -13,6 +13,7 @@ import pytest
 from scripted import INSTRUMENT, MINUTE, START, M, bar
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
@@ -44,9 +45,9 @@ async def pragma(storage: SQLiteStorage, text: str) -> Any:
     return (await connection.run(lambda raw: raw.execute(f"PRAGMA {text}").fetchone()))[0]
 
 
-def page(number: int) -> tuple[list[Bar], TimeRange]:
+def page(number: int) -> tuple[list[Bar], Covered]:
     bars = [bar(minute) for minute in range(number * PAGE, (number + 1) * PAGE)]
-    return bars, TimeRange(bars[0][0], bars[-1][0] + M)
+    return bars, Covered(bars[0][0], bars[-1][0] + M, Reason.DATA)
 
 
 async def put(storage: SQLiteStorage, number: int) -> Stored:

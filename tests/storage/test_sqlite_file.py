@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sqlite3
 import sys
@@ -14,19 +15,31 @@ from pathlib import Path
 import pytest
 from scripted import INSTRUMENT, MINUTE, START, M, bar
 
+from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import StorageFailed, StorageLocked
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
+from marketd.storage import StoredBars
+from marketd.storage.base import Revision
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.storage.sqlite.schema import MIGRATIONS, migrate
 
 SERIES = Series(INSTRUMENT, MINUTE)
 SPAN = TimeRange(START, START + M)
+PROOF = Covered(*SPAN, Reason.DATA)
+
+TABLES = [
+    *("bar", "coverage", "instrument", "job", "job_by_kind", "probe"),
+    *("rolled", "rollup", "series", "tick"),
+]
 
 # Opens the database it is given, says so, and keeps it until its input ends.
 OWNER = """
 import asyncio, sys
 from pathlib import Path
+from marketd.storage import StoredBars
+from marketd.storage.base import Revision
 from marketd.storage.sqlite import SQLiteStorage
 
 async def own():
@@ -52,6 +65,16 @@ async def owner_of(path: Path) -> AsyncIterator[Process]:
         yield owner
     finally:
         await owner.communicate(b"")
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SQLiteStorage]:
+    storage = SQLiteStorage(path)
+    await storage.open()
+    try:
+        yield storage
+    finally:
+        await storage.close()
 
 
 @pytest.fixture
@@ -99,13 +122,9 @@ async def failure_of(path: Path) -> str:
 
 
 async def usable(path: Path) -> bool:
-    storage = SQLiteStorage(path)
-    await storage.open()
-    try:
-        await storage.store(SERIES, [bar(0)], [SPAN], at_ms=START)
-        return await storage.read(SERIES, SPAN, limit=1) == ([bar(0)], [SPAN])
-    finally:
-        await storage.close()
+    async with opened(path) as storage:
+        await storage.store(SERIES, [bar(0)], [PROOF], at_ms=START)
+        return await storage.read(SERIES, SPAN, limit=1) == ([bar(0)], [PROOF])
 
 
 # One owner
@@ -141,7 +160,7 @@ async def test_a_refused_store_leaves_the_owner_undisturbed(path: Path) -> None:
     await storage.open()
     for _ in range(3):
         assert f"(process {os.getpid()})" in (await refusal_of(path)).message
-    await storage.store(SERIES, [bar(0)], [SPAN], at_ms=START)
+    await storage.store(SERIES, [bar(0)], [PROOF], at_ms=START)
     await storage.close()
     assert await usable(path)
 
@@ -182,7 +201,7 @@ async def test_an_absent_or_empty_file_gets_the_schema(path: Path, exists: bool)
     if exists:
         write(path, b"")
     assert await usable(path)
-    assert schema_of(path) == (len(MIGRATIONS), ["bar", "coverage", "series"])
+    assert schema_of(path) == (len(MIGRATIONS), TABLES)
 
 
 async def test_missing_folders_are_made(tmp_path: Path) -> None:
@@ -196,6 +215,21 @@ async def test_migrating_what_is_up_to_date_changes_nothing(path: Path) -> None:
         migrate(connection)
         migrate(connection)
         assert list(connection.iterdump()) == before
+
+
+async def test_what_schema_1_had_is_kept_and_what_it_had_proven_was_an_answer(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(f"BEGIN; {MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+        connection.execute("INSERT INTO series VALUES (1, 'crypto', 'test', 'BTC/USD', '1m', '', 1)")
+        rows = [(1, *bar(0), 0, None), (1, START + M, "NaN", None, 1.0, 1.0, 1.0, 3, START)]
+        connection.executemany("INSERT INTO bar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("INSERT INTO coverage VALUES (1, ?, ?)", SPAN)
+    async with opened(path) as storage:
+        stored = await storage.read(SERIES, TimeRange(START, START + 9 * M), limit=9)
+        odd: Bar = (START + M, math.nan, None, 1.0, 1.0, 1.0)
+        assert repr(stored) == repr(StoredBars([bar(0), odd], [PROOF]))
+        assert (await storage.store(SERIES, [bar(1)], [], at_ms=START)).revised == [Revision(bar(1), 4)]
+    assert schema_of(path)[0] == len(MIGRATIONS)
 
 
 async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
@@ -212,7 +246,7 @@ async def test_a_database_of_a_newer_marketd_is_refused_untouched(path: Path) ->
     message = await failure_of(path)
     assert "schema 999" in message
     assert "Upgrade marketd" in message
-    assert schema_of(path) == (999, ["bar", "coverage", "series"])
+    assert schema_of(path) == (999, TABLES)
 
 
 # What cannot be used

@@ -9,6 +9,7 @@ from typing import Any
 from scripted import MINUTE, START, M, ScriptedPlugin, bar
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import ProviderFailed
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
@@ -36,7 +37,7 @@ async def test_forming_then_closed_and_the_closed_bar_is_in_the_store_by_then(ma
     assert (tuple(closed["bar"]), closed["closed"]) == (bar(10), True)
     stored = await world.storage.read(world.feed.series, TimeRange(START, START + 20 * M), limit=50)
     assert stored.bars == [bar(10)]
-    assert stored.coverage == [TimeRange(START + 10 * M, START + 11 * M)]
+    assert stored.coverage == [Covered(START + 10 * M, START + 11 * M, Reason.DATA)]
 
 
 async def test_history_and_live_join_without_a_hole_or_a_repeat(make_world: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -16,7 +17,14 @@ from marketd.domain.errors import (
 )
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import DAY_MS, Timeframe
-from marketd.plugins import BarStreams, BarUpdate, MarketPlugin, PluginContext, TickStreams
+from marketd.plugins import (
+    BarStreams,
+    BarUpdate,
+    MarketPlugin,
+    PluginContext,
+    RateLimit,
+    TickStreams,
+)
 from marketd_ccxt.clients import SharedClients, load, make_client, sharing
 from marketd_ccxt.errors import translated
 from marketd_ccxt.paging import first_bars
@@ -63,6 +71,8 @@ class CcxtPlugin(MarketPlugin, BarStreams, TickStreams):
             raise ProviderFailed(f"{self._loaded.id} has no bars.", transient=False)
         self.has_bar_stream = bool(self._loaded.has.get("watchOHLCV"))
         self.has_tick_stream = bool(self._loaded.has.get("watchTrades"))
+        # ccxt says how far apart the cheapest requests have to be; those for bars cost a little more.
+        self.rate_limit = RateLimit(requests=5, per_ms=math.ceil(6 * self._loaded.rateLimit))
         self.page_limit = min(map(self._page_size, self.context.settings["types"]))
         self._client = await asyncio.to_thread(self._make_shared)
 

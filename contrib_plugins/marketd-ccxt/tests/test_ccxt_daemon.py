@@ -17,7 +17,7 @@ from standin import Binance, Exchange, Kraken, refusing
 from marketd.clock import SystemClock
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
-from marketd.plugins import ScaledClock
+from marketd.plugins import RateLimit, ScaledClock
 
 NOW = 1_709_647_230_000  # 2024-03-05T14:00:30Z
 S, M = 1_000, 60_000
@@ -101,7 +101,7 @@ def opened(tmp_path: Path) -> Open:
         exchange: Exchange, clock: ScaledClock, url: str = "", **credentials: str
     ) -> AsyncIterator[House]:
         settings = {"exchange": type(exchange).__name__.lower(), "base_url": url or exchange.url}
-        x = ProviderConfig("x", "ccxt", settings, credentials)
+        x = ProviderConfig("x", "ccxt", settings, credentials, RateLimit(1_000, 1_000, burst=100))
         config = Config(
             server=ServerConfig(port=0),
             storage=StorageConfig(url=f"sqlite:///{tmp_path / 'marketd.db'}"),

@@ -30,7 +30,7 @@ from marketd.domain.errors import (
     UnknownSymbol,
 )
 from marketd.domain.timeframe import Timeframe
-from marketd.plugins import BarUpdate, PluginContext
+from marketd.plugins import BarUpdate, PluginContext, RateLimit
 
 NOW = 1_709_647_230_000  # 2024-03-05T14:00:30Z
 M = 60_000
@@ -131,9 +131,11 @@ async def test_pages_and_timeframes_are_the_exchange_s_own(
 ) -> None:
     async with opened(binance, clock) as plugin:
         assert plugin.page_limit == 1_000
+        assert plugin.rate_limit == RateLimit(requests=5, per_ms=300)
         assert {"1s", "1m", "4h", "1d", "1M"} <= set(map(str, plugin.timeframes))
     async with opened(kraken, clock) as plugin:
         assert plugin.page_limit == 720
+        assert plugin.rate_limit == RateLimit(requests=5, per_ms=6_000)
         # Kraken's weeks begin on Thursday, and its two weeks nobody knows when.
         assert list(map(str, plugin.timeframes)) == ["1m", "5m", "15m", "30m", "1h", "4h", "1d"]
 
