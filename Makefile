@@ -23,7 +23,7 @@ bench: $(VENV)/.bench  ## measure against the performance budget
 	$(BIN)/python -m bench
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) build dist *.egg-info .bench .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) build dist *.egg-info contrib_plugins/*/*.egg-info .bench .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -36,8 +36,9 @@ $(VENV)/.run: $(VENV)/pyvenv.cfg setup.cfg
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/pyvenv.cfg setup.cfg
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.dev: $(VENV)/pyvenv.cfg setup.cfg $(wildcard contrib_plugins/marketd-*/pyproject.toml)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+	  $(foreach plugin,$(wildcard contrib_plugins/marketd-*),--editable ./$(plugin))
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: $(VENV)/.dev

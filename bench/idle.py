@@ -17,7 +17,7 @@ from statistics import median
 import orjson
 
 from bench.load import Audience, get
-from bench.process import Server
+from bench.process import Server, quiet
 from bench.report import Row, within
 
 _EARLIER, _CLIENTS = 100, 1_000
@@ -40,7 +40,7 @@ def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     for number in range(3 if quick else 5):
         started_s = time.perf_counter()
         url = f"sqlite:///{scratch / f'{number}.db'}"
-        with Server("marketd", "serve", MARKETD_STORAGE__URL=url, MARKETD_SERVER__PORT="0") as marketd:
+        with Server("marketd", "serve", **quiet(url)) as marketd:
             get(marketd, "/readyz")
             ready_s.append(time.perf_counter() - started_s)
             _wait_until_open(marketd)

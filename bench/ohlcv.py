@@ -15,7 +15,7 @@ from itertools import count, repeat
 from pathlib import Path
 
 from bench.load import get, requests_per_second
-from bench.process import Server
+from bench.process import Server, quiet
 from bench.report import Row, alternate, faster
 from bench.series import FIRST_MS, MINUTE_MS, build
 
@@ -29,9 +29,7 @@ def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     shutil.copy(database, copy)
     url = f"sqlite:///{database}"
     with ExitStack() as stack:
-        marketd = stack.enter_context(
-            Server("marketd", "serve", MARKETD_STORAGE__URL=url, MARKETD_SERVER__PORT="0")
-        )
+        marketd = stack.enter_context(Server("marketd", "serve", **quiet(url)))
         answer.write_bytes(get(marketd, _path(FIRST_MS)))
         ready = stack.enter_context(Server("bench.peers", "ready", answer))
         sqlite = stack.enter_context(Server("bench.peers", "sqlite", copy))

@@ -15,6 +15,15 @@ _URL = re.compile(r"http://\S+")
 _STOP_S = 10.0
 
 
+def quiet(database_url: str) -> dict[str, str]:
+    """The environment of a daemon that has this database, any port, and the simulated exchange alone."""
+    return {
+        "MARKETD_STORAGE__URL": database_url,
+        "MARKETD_SERVER__PORT": "0",
+        "MARKETD_PROVIDERS__SIM__PLUGIN": "sim",
+    }
+
+
 class Server:
     """`python -m <module> <arguments>` from its start until the block ends.
 

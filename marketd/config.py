@@ -195,7 +195,10 @@ def _simulated() -> Mapping[str, ProviderConfig]:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that marketd is told, with defaults for what is not."""
+    """Everything that marketd is told, with defaults for what is not.
+
+    `plugins_may_add` where no provider is named: then plugins add theirs to the default one.
+    """
 
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
@@ -205,6 +208,7 @@ class Config:
     stream: StreamConfig = field(default_factory=StreamConfig)
     log: LogConfig = field(default_factory=LogConfig)
     providers: Mapping[str, ProviderConfig] = field(default_factory=_simulated)
+    plugins_may_add: bool = False
 
 
 def declared_settings() -> list[Setting]:
@@ -241,7 +245,7 @@ def example_toml() -> str:
         "# Where data comes from: a table for each provider, under any name of a-z, 0-9, _ and -, with",
         "# its plugin and the plugin's own settings. Secrets go to [providers.<name>.credentials], and",
         '# rate_limit, "10/s" or "300/5m", replaces what the plugin says that the provider allows.',
-        "# Without any provider there is this one:",
+        "# Without any provider there is this one, and what installed plugins add to it:",
         "#[providers.sim]",
         '#plugin = "sim"',
         "#seed = 1",
@@ -282,6 +286,7 @@ class _Reading:
             self._kinds[each.section][each.key] = each.kind
         self._values: dict[str, dict[str, Any]] = {section: {} for section in self._kinds}
         self._providers: dict[str, dict[str, Any]] = {}
+        self._plugins_may_add = False
 
     def take_file(self, document: Mapping[str, Any]) -> None:
         """A TOML file's tables."""
@@ -311,6 +316,7 @@ class _Reading:
                 self._take(where, section, key, environ[variable], from_environment=True)
         named = [path[0] for _, path in of_providers if path[1:] == ["plugin"]]
         if not self._providers and not named:
+            self._plugins_may_add = True
             for default in Config().providers.values():
                 self._providers[default.name] = {"plugin": default.plugin, **default.settings}
         for variable, path in of_providers:
@@ -322,7 +328,7 @@ class _Reading:
         if self._problems:
             raise ConfigError("\n".join(self._problems))
         sections = {section: cls(**self._values[section]) for section, cls in _sections().items()}
-        return Config(**sections, providers=providers)
+        return Config(**sections, providers=providers, plugins_may_add=self._plugins_may_add)
 
     def _refuse(self, where: str, why: str) -> None:
         self._problems.append(f"{where}: {why}")

@@ -108,7 +108,7 @@ class Daemon:
         await storage.open()
         self._opened.push_async_callback(storage.close)
         self._opened.push_async_callback(self._limiters.close)
-        self.loader.load(config.providers)
+        self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self._close_providers)
         supervisor = Supervisor(self.metrics)
         self._opened.push_async_callback(supervisor.stop)

@@ -93,7 +93,7 @@ def value_of(config: Config, setting: Setting) -> Any:
 
 class TestSettings:
     def test_without_a_file_and_variables_everything_has_its_default(self) -> None:
-        assert load_config(None, {}) == Config()
+        assert load_config(None, {}) == Config(plugins_may_add=True)
 
     def test_history_is_looked_for_ten_years_back_by_default(self) -> None:
         assert load_config(None, {}).backfill.depth == 10 * 365 * DAY_MS
@@ -155,7 +155,7 @@ class TestSettings:
 
     def test_variables_without_two_underscores_are_no_settings(self) -> None:
         environ = {"MARKETD_RECORDINGS": "x", "MARKETD_": "x", "SERVER__PORT": "x", "XMARKETD_A__B": "x"}
-        assert load_config(None, environ) == Config()
+        assert load_config(None, environ) == Config(plugins_may_add=True)
 
 
 class TestExample:
@@ -163,11 +163,13 @@ class TestExample:
         assert (ROOT / "config.example.toml").read_text() == example_toml()
 
     def test_the_example_changes_nothing(self) -> None:
-        assert load_config(ROOT / "config.example.toml", {}) == Config()
+        assert load_config(ROOT / "config.example.toml", {}) == Config(plugins_may_add=True)
 
     def test_the_example_with_every_comment_sign_removed_changes_nothing(self, file: Written) -> None:
         everything = re.sub(r"(?m)^#(?! )", "", example_toml())
-        assert tomllib.loads(everything).keys() == {field.name for field in dataclasses.fields(Config)}
+        assert tomllib.loads(everything).keys() == {
+            field.name for field in dataclasses.fields(Config) if field.name != "plugins_may_add"
+        }
         assert file.load(everything) == Config()
 
     @every_setting
@@ -222,6 +224,12 @@ class TestProviders:
         assert load_config(None, {"MARKETD_PROVIDERS__SIM__SEED": "2"}).providers == {
             "sim": ProviderConfig("sim", "sim", {"seed": 2}, {})
         }
+
+    def test_plugins_may_add_theirs_only_where_no_provider_is_named(self, file: Written) -> None:
+        assert load_config(None, {}).plugins_may_add
+        assert load_config(None, {"MARKETD_PROVIDERS__SIM__SEED": "2"}).plugins_may_add
+        assert not file.load('[providers.sim]\nplugin = "sim"\nseed = 1\n').plugins_may_add
+        assert not load_config(None, {"MARKETD_PROVIDERS__A__PLUGIN": "sim"}).plugins_may_add
 
     def test_a_provider_that_is_named_takes_the_place_of_the_simulated_one(self, file: Written) -> None:
         assert file.load('[providers.k]\nplugin = "kraken"\n').providers.keys() == {"k"}

@@ -62,9 +62,7 @@ def test_every_metric_is_in_the_docs() -> None:
 
 def test_every_hook_is_in_the_docs_with_its_arguments() -> None:
     declared = {
-        f"`{name}{inspect.signature(function)}`".replace(" -> Sequence[type[MarketPlugin]]", "").replace(
-            " -> 'Sequence[type[MarketPlugin]]'", ""
-        )
+        f"`{name}{inspect.signature(function).replace(return_annotation=inspect.Signature.empty)}`"
         for name, function in vars(hookspecs).items()
         if name.startswith("marketd_")
     }

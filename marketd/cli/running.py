@@ -62,5 +62,5 @@ def load_plugins(config: Config) -> PluginLoader:
         metrics=metrics,
         limiter=RateLimiters("", metrics).limiter,
     )
-    loader.load(config.providers)
+    loader.load(config.providers, defaults=config.plugins_may_add)
     return loader

@@ -20,7 +20,7 @@ class Reason(StrEnum):
     NO_TRADES = "no_trades"  # it answered with no bar at all
     CLOSED = "closed"  # the market was closed: nobody needs to ask
     FEED_DOWN = "feed_down"  # the provider failed when asked
-    UNRECOVERABLE = "unrecoverable"  # what the provider sent for it cannot be right
+    UNRECOVERABLE = "unrecoverable"  # what the provider sent cannot be right, or it keeps nothing so old
     PENDING = "pending"  # not asked for yet, or there was no time left to; never stored
 
     @property

@@ -70,6 +70,17 @@ class Unsupported(MarketdError):
     code = "unsupported"
 
 
+class HistoryEnds(Unsupported):
+    """The provider has no bar any more that opens before `first_ms`, though there may have been some.
+
+    A plugin raises it when it is asked from before there on; it is asked again from there.
+    """
+
+    def __init__(self, first_ms: int) -> None:
+        super().__init__("The provider does not keep a history this long.")
+        self.first_ms = first_ms
+
+
 class NotReady(MarketdError):
     """The part that would answer is not open yet, or not any more."""
 

@@ -16,6 +16,7 @@ from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.pages import Fetched
+from marketd.plugins.provider import Turn
 from marketd.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,10 @@ _QUIET_BARS = 1_000
 
 
 class Filling(NamedTuple):
-    """What a fill has brought: how many bars of proven ranges, and where bars had to be refused."""
+    """What a fill has brought: how many bars of proven ranges, and where no bar can be had.
+
+    There the provider's bars had to be refused, or it does not keep them any more.
+    """
 
     bars: int
     refused: list[TimeRange]
@@ -39,6 +43,7 @@ class _Page(NamedTuple):
     end_ms: int
     bars: list[Bar]
     refused: list[TimeRange]
+    begins_ms: int | None = None
     by_others: bool = False
 
 
@@ -67,23 +72,29 @@ class Filler:
         *,
         enough: int,
         newest: bool,
-        deadline_s: float,
+        turn: Turn,
     ) -> Filling:
         """Fetches `missing` from its wanted end until `enough` bars came or all of it is proven.
 
         Returns early when another caller filled a part meanwhile: the caller looks again. Raises
-        ProviderFailed or NotReady, ProviderRateLimited where there is no turn before `deadline_s`;
+        ProviderFailed or NotReady, ProviderRateLimited where its turn would not come in time;
         what was stored until then stays.
         """
         count = 0
         refused: list[TimeRange] = []
+        begins_ms = MIN_MS
         for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
-            cursor = window.start_ms
+            cursor = max(window.start_ms, begins_ms)
             while cursor < window.end_ms:
-                page = await self._page(feed, TimeRange(cursor, window.end_ms), deadline_s)
+                page = await self._page(feed, TimeRange(cursor, window.end_ms), turn)
                 cursor = page.end_ms
                 count += len(page.bars)
-                refused += page.refused
+                if page.begins_ms is None:
+                    refused += page.refused
+                else:
+                    begins_ms = page.begins_ms
+                    older = (piece.clip(TimeRange(MIN_MS, begins_ms)) for piece in missing)
+                    refused += [piece for piece in older if not piece.is_empty]
                 # Towards the newest, a window counts only when it is whole: its end is what is wanted.
                 if page.by_others or (count >= enough and not newest):
                     return Filling(count, refused)
@@ -91,7 +102,7 @@ class Filler:
                 break
         return Filling(count, refused)
 
-    async def tail(self, feed: Feed, start_ms: int, *, deadline_s: float) -> list[Bar]:
+    async def tail(self, feed: Feed, start_ms: int, *, turn: Turn) -> list[Bar]:
         """The bars from `start_ms`, which is not before the settled end, up to the forming one.
 
         Asked of the provider unless that was done less than a second (of its time) ago.
@@ -110,13 +121,13 @@ class Filler:
             bars: list[Bar] = []
             cursor, end_ms = start_ms, timeframe.end(now_ms)
             while cursor < end_ms:
-                page = await self._fetch(feed, TimeRange(cursor, end_ms), deadline_s)
+                page = await self._fetch(feed, TimeRange(cursor, end_ms), turn)
                 cursor = page.end_ms
                 bars += page.bars
             self._keep_tail(feed.series, _Tail(now_ms, start_ms, bars))
             return bars
 
-    async def _page(self, feed: Feed, span: TimeRange, deadline_s: float) -> _Page:
+    async def _page(self, feed: Feed, span: TimeRange, turn: Turn) -> _Page:
         """The first page of what `span` lacks, fetched and stored unless others have done it."""
         async with self._locks.hold(feed.series, span):
             stored = await self._storage.read(feed.series, span, limit=0)
@@ -124,7 +135,7 @@ class Filler:
             if not missing or missing[0].start_ms > span.start_ms:
                 return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
             try:
-                return await self._fetch(feed, missing[0], deadline_s)
+                return await self._fetch(feed, missing[0], turn)
             except ProviderRateLimited:
                 # That it had no room in time says nothing of what it has.
                 raise
@@ -132,7 +143,7 @@ class Filler:
                 await self._note_failure(feed, missing[0], stored.coverage)
                 raise
 
-    async def _fetch(self, feed: Feed, span: TimeRange, deadline_s: float) -> _Page:
+    async def _fetch(self, feed: Feed, span: TimeRange, turn: Turn) -> _Page:
         series = feed.series
         asked_at_ms, closed_ms, settled_ms = feed.present()
         shut = feed.closed(span)
@@ -140,7 +151,7 @@ class Filler:
         page = Fetched([], asked.end_ms, [])
         if not asked.is_empty:
             page = await feed.provider.fetch(
-                series.instrument.symbol, series.timeframe, asked, feed.params, deadline_s=deadline_s
+                series.instrument.symbol, series.timeframe, asked, feed.params, turn
             )
         if page.end_ms == asked.end_ms:
             page = page._replace(end_ms=span.end_ms)
@@ -157,7 +168,7 @@ class Filler:
             start_ms = max(settled_ms, span.start_ms)
             bars = [bar for bar in page.bars if bar[0] >= start_ms]
             self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
-        return _Page(page.end_ms, page.bars, page.refused)
+        return _Page(page.end_ms, page.bars, page.refused, page.begins_ms)
 
     async def _note_failure(self, feed: Feed, span: TimeRange, coverage: list[Covered]) -> None:
         """Keeps that the provider has failed, where nothing is known yet: at most once for a range."""

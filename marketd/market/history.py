@@ -18,6 +18,7 @@ from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
+from marketd.plugins.provider import Turn
 from marketd.storage import Storage
 from marketd.storage.base import reach_of
 
@@ -78,7 +79,7 @@ class History:
             try:
                 async with asyncio.timeout_at(deadline_s):
                     filling = await self._filler.fill(
-                        feed, missing, enough=limit, newest=newest, deadline_s=deadline_s
+                        feed, missing, enough=limit, newest=newest, turn=Turn(deadline_s)
                     )
             except ProviderRateLimited as error:
                 failure, reason = error, Reason.PENDING
@@ -102,7 +103,7 @@ class History:
                 if failure is not None:
                     raise failure
                 async with asyncio.timeout_at(deadline_s):
-                    newer = await self._filler.tail(feed, tail.start_ms, deadline_s=deadline_s)
+                    newer = await self._filler.tail(feed, tail.start_ms, turn=Turn(deadline_s))
             except ProviderRateLimited as error:
                 failure = error
                 gaps.append(Gap(*tail, Reason.PENDING))

@@ -83,7 +83,7 @@ class DataOrchestrator:
                 except TimeoutError:
                     gaps.append(Gap(*part, Reason.PENDING))
                     break
-            elif any(gap.reason is not Reason.UNRECOVERABLE for gap in gaps):
+            elif _may_be_had(gaps):
                 # Whoever failed just now is not asked for more; what is proven beside it was served.
                 break
             else:
@@ -102,7 +102,7 @@ class DataOrchestrator:
                 if newest
                 else TimeRange(done.end_ms, left.end_ms)
             )
-        if gaps and not bars and not has_read:
+        if _may_be_had(gaps) and not bars and not has_read:
             raise failure or _failure(feed, gaps)
         bars = list(select(bars, since=None if newest else span.start_ms, limit=limit))
         full = len(bars) == limit
@@ -132,7 +132,7 @@ class DataOrchestrator:
         deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
         most = (span.end_ms - span.start_ms) // feed.series.timeframe.nominal_ms + 2
         read = await self._history.read(feed, span, limit=most, newest=False, deadline_s=deadline_s)
-        if any(gap.reason is not Reason.UNRECOVERABLE for gap in read.gaps):
+        if _may_be_had(read.gaps):
             raise read.failure or ProviderTimeout(f"{feed.provider.name} did not answer in time.")
         return read.bars, read.gaps
 
@@ -186,7 +186,7 @@ def _failure(feed: Feed, gaps: Sequence[Gap]) -> ProviderFailed:
     name = feed.provider.name
     if any(gap.reason is Reason.PENDING for gap in gaps):
         return ProviderTimeout(f"{name} did not answer within the time that a request has.")
-    return ProviderFailed(f"{name} sent nothing for this that can be right.", transient=False)
+    return ProviderFailed(f"{name} failed when it was asked for this.", transient=False)
 
 
 def _bars_in(timeframe: Timeframe, base: Timeframe) -> int:
@@ -217,6 +217,11 @@ def _whole_buckets(
     if newest:
         return TimeRange(timeframe.ceil(read.reach.start_ms), left.end_ms)
     return TimeRange(left.start_ms, timeframe.floor(read.reach.end_ms))
+
+
+def _may_be_had(gaps: Sequence[Gap]) -> bool:
+    """True if asking again may fill some of the gaps."""
+    return any(gap.reason is not Reason.UNRECOVERABLE for gap in gaps)
 
 
 def _touched(bar: Bar, timeframe: Timeframe, gaps: Sequence[Gap]) -> bool:

@@ -55,7 +55,6 @@ class MarketPlugin(ABC):
         description: one sentence for people: what the data is and where it comes from.
         settings_schema, credentials_schema, params_schema: marshmallow schemas of the provider's
             section in the configuration, of its secrets, and of the extra parameters of one request.
-        page_limit: the most bars that one `fetch_ohlcv` returns; never more than the provider gives.
         page_cost, symbols_cost: what one `fetch_ohlcv` and one `get_symbols` count for under the
             rate limit, where the provider weighs its calls.
         concurrency: how many calls may be under way at once.
@@ -67,6 +66,7 @@ class MarketPlugin(ABC):
             daemon's clock unless the plugin sets another.
         markets: the asset classes served, e.g. ("crypto",).
         timeframes: the base timeframes, those that the provider itself has. marketd derives others.
+        page_limit: the most bars that one `fetch_ohlcv` returns; never more than the provider gives.
         rate_limit: how often the provider lets itself be asked with these credentials, or None. The
             class may say it, too. marketd keeps to it; the plugin need not count.
     """
@@ -76,7 +76,6 @@ class MarketPlugin(ABC):
     settings_schema: ClassVar[type[Schema]] = NoFields
     credentials_schema: ClassVar[type[Schema]] = NoFields
     params_schema: ClassVar[type[Schema]] = NoFields
-    page_limit: ClassVar[int] = 1000
     concurrency: ClassVar[int] = 4
     settle_ms: ClassVar[int] = 0
     page_cost: ClassVar[int] = 1
@@ -85,6 +84,7 @@ class MarketPlugin(ABC):
     rate_limit: RateLimit | None = None
     markets: Sequence[str]
     timeframes: Sequence[Timeframe]
+    page_limit: int = 1000
 
     def __init__(self, context: PluginContext) -> None:
         self.context = context
@@ -118,12 +118,18 @@ class MarketPlugin(ABC):
 
         `timeframe` is one of `timeframes`, `since` and `before` are epoch milliseconds and `limit` is
         at most `page_limit`. The forming bar is included where the provider has it. Fewer bars than
-        `limit` is the provider's word that the range holds no more: raise rather than return a part.
+        `limit` is the provider's word that the range holds no more: raise rather than return a part,
+        and HistoryEnds where `since` lies before what the provider keeps.
         """
 
 
 class BarStreams(ABC):
-    """The capability of pushing bars as they form."""
+    """The capability of pushing bars as they form.
+
+    `has_bar_stream` is for `open` to unset, where a plugin for many vendors finds one without.
+    """
+
+    has_bar_stream: bool = True
 
     @abstractmethod
     def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
@@ -131,7 +137,9 @@ class BarStreams(ABC):
 
 
 class TickStreams(ABC):
-    """The capability of pushing trades as they happen."""
+    """The capability of pushing trades as they happen; `has_tick_stream` as with bars."""
+
+    has_tick_stream: bool = True
 
     @abstractmethod
     def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pluggy
 
@@ -17,4 +18,13 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def marketd_providers() -> Sequence[type[MarketPlugin]]:
     """Fires once at start, before any provider opens: the provider plugins of this package."""
+    raise NotImplementedError  # a specification is never called
+
+
+@hookspec
+def marketd_default_providers() -> Mapping[str, Mapping[str, Any]]:
+    """Fires once at start: providers by name, for where the configuration names none at all.
+
+    Each is what its table `[providers.<name>]` would hold, `plugin` included, and no secret.
+    """
     raise NotImplementedError  # a specification is never called

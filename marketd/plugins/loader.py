@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -60,14 +60,18 @@ class PluginLoader:
         self.providers: dict[str, Provider] = {}
         self.failed_providers: dict[str, str] = {}
         self._classes: dict[str, type[MarketPlugin]] = {}
+        self._defaults: dict[str, ProviderConfig] = {}
         self._clock = clock
         self._upstream = upstream
         self._metrics = metrics
         self._limiter = limiter
         self._found = found
 
-    def load(self, configs: Mapping[str, ProviderConfig]) -> None:
-        """Imports every installed plugin, then makes each configured provider; raises nothing."""
+    def load(self, configs: Mapping[str, ProviderConfig], *, defaults: bool = False) -> None:
+        """Imports every installed plugin, then makes each configured provider; raises nothing.
+
+        With `defaults`, also those that a plugin wants where the configuration names none.
+        """
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         for entry in self._found():
@@ -76,7 +80,8 @@ class PluginLoader:
         for report in failed:
             log.error("plugin failed plugin=%s reason=%s", report.name, report.error)
         self._metrics.plugins_failed.set(len(failed))
-        for config in configs.values():
+        added = [one for one in self._defaults.values() if defaults and one.name not in configs]
+        for config in (*configs.values(), *added):
             try:
                 plugin = self._make(config)
             except ConfigError as error:
@@ -121,22 +126,21 @@ class PluginLoader:
             manager.register(module, name=entry.name)
             manager.check_pending()
             classes = self._classes_of(manager, module)
+            defaults = self._defaults_of(manager, module)
         except (Exception, SystemExit) as error:
             if manager.has_plugin(entry.name):
                 manager.unregister(name=entry.name)
             reason = f"{type(error).__name__}: {error}"
             return PluginReport(entry.name, package, version, error=reason)
         self._classes.update(classes)
+        self._defaults.update(defaults)
         return PluginReport(report.name, package, version, provides=tuple(sorted(classes)))
 
     def _classes_of(
         self, manager: pluggy.PluginManager, module: object
     ) -> dict[str, type[MarketPlugin]]:
         classes: dict[str, type[MarketPlugin]] = {}
-        for impl in manager.hook.marketd_providers.get_hookimpls():
-            if impl.plugin is not module:
-                continue
-            declared: object = impl.function()
+        for declared in _declared(manager.hook.marketd_providers, module):
             if not isinstance(declared, Sequence):
                 raise TypeError("marketd_providers() has to return a sequence of classes")
             for cls in declared:
@@ -146,6 +150,14 @@ class PluginLoader:
                     raise ValueError(f"the provider plugin {cls.plugin!r} is registered twice")
                 classes[cls.plugin] = cls
         return classes
+
+    def _defaults_of(self, manager: pluggy.PluginManager, module: object) -> dict[str, ProviderConfig]:
+        defaults: dict[str, ProviderConfig] = {}
+        for declared in _declared(manager.hook.marketd_default_providers, module):
+            for name, table in dict(declared).items():
+                settings = dict(table)
+                defaults[name] = ProviderConfig(name, settings.pop("plugin"), settings)
+        return defaults
 
     def _make(self, config: ProviderConfig) -> MarketPlugin:
         where = f"providers.{config.name}"
@@ -167,6 +179,13 @@ class PluginLoader:
             raise
         except Exception as error:
             raise ConfigError(f"{where}: the plugin raised {type(error).__name__}.") from error
+
+
+def _declared(hook: pluggy.HookCaller, module: object) -> Iterator[Any]:
+    """What `module` itself says when the hook is called."""
+    for impl in hook.get_hookimpls():
+        if impl.plugin is module:
+            yield impl.function()
 
 
 def _limit_key(config: ProviderConfig) -> str:

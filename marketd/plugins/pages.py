@@ -43,11 +43,15 @@ class Question(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """One page: valid bars, ascending, that are all there is up to `end_ms`, but for `refused`."""
+    """One page: valid bars, ascending, that are all there is up to `end_ms`, but for `refused`.
+
+    Where the provider keeps nothing older, `begins_ms` says since when it has bars.
+    """
 
     bars: list[Bar]
     end_ms: int
     refused: list[TimeRange]
+    begins_ms: int | None = None
 
 
 class PageReader:

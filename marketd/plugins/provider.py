@@ -23,6 +23,7 @@ from marshmallow import ValidationError
 from marketd.config import UpstreamConfig
 from marketd.domain.bar import bar_fault
 from marketd.domain.errors import (
+    HistoryEnds,
     InvalidInput,
     MarketdError,
     NotReady,
@@ -52,6 +53,20 @@ _REOPEN_AFTER_S = 5.0
 _SPEAKABLE = re.compile(r"\w[\w.-]{0,49}")
 # What a provider without a rate limit may be asked. It can still ask for patience.
 _UNLIMITED = RateLimit(requests=1_000_000, per_ms=1_000, burst=1_000_000)
+
+
+class Turn(NamedTuple):
+    """How a call waits for its turn under the rate limit.
+
+    Until `deadline_s` (the loop's time; None: as long as a call may take). `background` work waits as
+    long as it takes, and gets what others leave.
+    """
+
+    deadline_s: float | None = None
+    background: bool = False
+
+
+NOW = Turn()
 
 
 class Limiter(Protocol):
@@ -115,13 +130,14 @@ class Provider:
 
     @property
     def features(self) -> list[str]:
-        """What the plugin implements beyond the core: `bar_stream`, `tick_stream`, `market_hours`."""
+        """What the plugin has beyond the core: `bar_stream`, `tick_stream`, `market_hours`."""
+        plugin = self.plugin
         capabilities = {
-            "bar_stream": BarStreams,
-            "tick_stream": TickStreams,
-            "market_hours": MarketHours,
+            "bar_stream": isinstance(plugin, BarStreams) and plugin.has_bar_stream,
+            "tick_stream": isinstance(plugin, TickStreams) and plugin.has_tick_stream,
+            "market_hours": isinstance(plugin, MarketHours),
         }
-        return [name for name, kind in capabilities.items() if isinstance(self.plugin, kind)]
+        return [name for name, has_it in capabilities.items() if has_it]
 
     @property
     def streams_bars(self) -> bool:
@@ -171,7 +187,7 @@ class Provider:
             if time.monotonic() < self._reopen_at_s:
                 raise NotReady(f"{self.name} is down: {self.health.message}")
             try:
-                await self._take_turn(1, None, background=False)
+                await self._take_turn(1, NOW)
                 await self._bounded(self.plugin.open)
             except MarketdError as error:
                 self._reopen_at_s = time.monotonic() + _REOPEN_AFTER_S
@@ -247,16 +263,12 @@ class Provider:
         timeframe: Timeframe,
         span: TimeRange,
         params: Mapping[str, Any],
-        *,
-        deadline_s: float | None = None,
-        background: bool = False,
+        turn: Turn = NOW,
     ) -> Fetched:
         """The first page of bars in `span`, closed and forming, in a base timeframe.
 
         Raises ProviderFailed after the retries, or when what came back cannot be read at all, and
-        ProviderRateLimited when its turn would not come before `deadline_s` (the loop's time; without
-        it, within the time that a call may take). `background` work waits for its turn as long as it
-        takes, and gets what others leave.
+        ProviderRateLimited when its turn would not come in time.
         """
         limit = self.plugin.page_limit
         asked_at_ms = self.now_ms()
@@ -267,9 +279,13 @@ class Provider:
                     symbol, timeframe, span.start_ms, span.end_ms, limit, params
                 )
 
-        rows = await self._call(
-            page, cost=self.plugin.page_cost, deadline_s=deadline_s, background=background
-        )
+        try:
+            rows = await self._call(page, cost=self.plugin.page_cost, turn=turn)
+        except HistoryEnds as error:
+            # At least the first interval is given up, or the same would be asked again.
+            begins_ms = max(timeframe.ceil(error.first_ms), timeframe.end(span.start_ms))
+            end_ms = min(begins_ms, span.end_ms)
+            return Fetched([], end_ms, [TimeRange(span.start_ms, end_ms)], begins_ms)
         settled_ms = timeframe.floor(asked_at_ms - self.plugin.settle_ms)
         asked = Question(symbol, timeframe, span, limit, self.now_ms(), settled_ms)
         return await self._pages.read(rows, asked)
@@ -304,24 +320,17 @@ class Provider:
                 await aclose()
         raise ProviderFailed(f"The stream of {self.name} ended.")
 
-    async def _call(
-        self,
-        call: Callable[[], Awaitable[T]],
-        *,
-        cost: int,
-        deadline_s: float | None = None,
-        background: bool = False,
-    ) -> T:
+    async def _call(self, call: Callable[[], Awaitable[T]], *, cost: int, turn: Turn = NOW) -> T:
         """One call of the plugin, opened, in its turn, bounded and retried."""
         await self.open()
         attempt = 0
         while True:
             # The turn comes last: a call that then waited for a free place would come too late.
             async with AsyncExitStack() as places:
-                if background:
+                if turn.background:
                     await places.enter_async_context(self._background_calls)
                 await places.enter_async_context(self._calls)
-                await self._take_turn(cost, deadline_s, background=background)
+                await self._take_turn(cost, turn)
                 try:
                     answer = await self._bounded(call)
                 except ProviderFailed as error:
@@ -343,14 +352,15 @@ class Provider:
                 raise failure
             attempt += 1
 
-    async def _take_turn(self, cost: int, deadline_s: float | None, *, background: bool) -> None:
+    async def _take_turn(self, cost: int, turn: Turn) -> None:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
-        if deadline_s is None and not background:
+        deadline_s = turn.deadline_s
+        if deadline_s is None and not turn.background:
             deadline_s = started_s + self._upstream.timeout / 1000
         limit = self.rate_limit or _UNLIMITED
         try:
-            await self._limiter.acquire(limit, cost, deadline_s=deadline_s, background=background)
+            await self._limiter.acquire(limit, cost, deadline_s=deadline_s, background=turn.background)
         except ProviderRateLimited:
             self._metrics.rate_limit_refused.labels(self.name).inc()
             raise

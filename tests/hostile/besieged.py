@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib.metadata import EntryPoint
 from typing import Any, TypeAlias
 
 import aiohttp
 from stand_in import SYMBOL, Vendor
 
 from marketd.clock import ManualClock
+from marketd.config import Config
 from marketd.daemon import Daemon
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import proven
@@ -27,13 +29,27 @@ DAY_MS = 86_400_000
 class World:
     """The daemon, the vendor and a client."""
 
-    def __init__(
-        self, vendor: Vendor, daemon: Daemon, session: aiohttp.ClientSession, clock: ManualClock
-    ) -> None:
+    def __init__(self, vendor: Vendor, config: Config, clock: ManualClock) -> None:
         self.vendor = vendor
-        self.daemon = daemon
-        self.session = session
         self.clock = clock
+        self._config = config
+        self.daemon: Daemon
+        self.session: aiohttp.ClientSession
+
+    async def start(self) -> None:
+        """Starts the daemon, over the database of the one before if there was one."""
+        entry = EntryPoint("stand_in", "stand_in_plugin", "marketd")
+        self.daemon = Daemon(self._config, clock=self.clock, found=lambda: [entry])
+        await self.daemon.start()
+        self.session = aiohttp.ClientSession(self.daemon.url)
+
+    async def stop(self) -> None:
+        await self.session.close()
+        await self.daemon.stop()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
 
     async def ask(self, **query: Any) -> tuple[int, dict[str, Any], Any]:
         """Status, body and headers of the answer about some minutes after START."""

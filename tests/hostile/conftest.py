@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from besieged import DAY_MS, MINUTE, NOW, START, Make, World
 from stand_in import Vendor
@@ -21,7 +19,6 @@ from marketd.config import (
     StorageConfig,
     UpstreamConfig,
 )
-from marketd.daemon import Daemon
 from marketd.domain.bar import Bar
 from marketd.plugins import PluginContext
 from marketd.plugins.sim.plugin import SimPlugin
@@ -62,16 +59,14 @@ async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
             },
             **sections,
         )
-        entry = EntryPoint("stand_in", "stand_in_plugin", "marketd")
-        daemon = Daemon(config, clock=clock, found=lambda: [entry])
-        await daemon.start()
-        made.append(World(vendor, daemon, aiohttp.ClientSession(daemon.url), clock))
-        return made[-1]
+        world = World(vendor, config, clock)
+        await world.start()
+        made.append(world)
+        return world
 
     yield one
     for world in made:
-        await world.session.close()
-        await world.daemon.stop()
+        await world.stop()
         await world.vendor.stop()
 
 

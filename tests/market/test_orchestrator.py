@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,13 @@ from scripted import INSTRUMENT, MINUTE, START, M, ScriptedPlugin, bar, feed_of,
 
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import ProviderFailed, ProviderRateLimited, ProviderTimeout, Unsupported
+from marketd.domain.errors import (
+    HistoryEnds,
+    ProviderFailed,
+    ProviderRateLimited,
+    ProviderTimeout,
+    Unsupported,
+)
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
@@ -374,3 +381,45 @@ async def test_outside_of_a_life_nothing_is_asked(storage: SQLiteStorage) -> Non
     found = await ask(orchestrator(storage), plugin, limit=100, life=life)
     assert len(found.bars) == 50
     assert all(life.start_ms <= call.start_ms and call.end_ms <= life.end_ms for call in plugin.calls)
+
+
+class ShortMemory(ScriptedPlugin):
+    """Keeps its newest ten bars alone, and says so when it is asked for older ones."""
+
+    async def fetch_ohlcv(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        since: int,
+        before: int,
+        limit: int,
+        params: Mapping[str, Any],
+    ) -> Sequence[Bar]:
+        first_ms = self.bars[-10][0]
+        if since < first_ms:
+            self.calls.append(TimeRange(since, before))
+            raise HistoryEnds(first_ms)
+        return await super().fetch_ohlcv(symbol, timeframe, since, before, limit, params)
+
+
+@pytest.mark.parametrize("since", [None, START + 5 * M])
+async def test_what_a_provider_keeps_no_more_is_a_gap_and_the_rest_is_served(
+    since: int | None, storage: SQLiteStorage
+) -> None:
+    plugin = scripted([bar(i) for i in range(40)], now_ms=START + 40 * M, cls=ShortMemory)
+    provider = provider_of(plugin)
+    reader = orchestrator(storage)
+    found = await reader.bars(feed_of(provider), MINUTE, since=since, before=None, limit=500)
+    assert found.bars == [bar(i) for i in range(30, 40)]
+    assert [(gap.end_ms, gap.reason) for gap in found.gaps] == [(START + 30 * M, Reason.UNRECOVERABLE)]
+    assert not found.complete
+    # However far back, it is asked once for what it does not have; and it is well.
+    assert len(plugin.calls) <= 4
+    assert provider.health.state == "up"
+
+
+async def test_a_range_of_which_nothing_is_kept_is_one_gap_and_no_error(storage: SQLiteStorage) -> None:
+    plugin = scripted([bar(i) for i in range(40)], now_ms=START + 40 * M, cls=ShortMemory)
+    found = await ask(orchestrator(storage), plugin, since=START, before=START + 20 * M)
+    assert found.bars == []
+    assert found.gaps == [Gap(START, START + 20 * M, Reason.UNRECOVERABLE)]

@@ -178,3 +178,32 @@ def test_a_provider_that_cannot_be_set_up_says_why_and_stops_nobody(
 def test_an_unknown_provider_is_not_found(entry: Any) -> None:
     with pytest.raises(UnknownProvider):
         loader(entry("good", GOOD)).provider("nobody")
+
+
+DEFAULTS = """
+    @hookimpl
+    def marketd_default_providers():
+        return {"goody": {"plugin": "good", "depth": 3}, "one": {"plugin": "good", "depth": 4}}
+"""
+
+
+def test_a_plugin_may_add_providers_where_none_is_named(entry: Any) -> None:
+    source = GOOD.replace("required=True", 'load_default=""') + DEFAULTS
+    plugins = loader(entry("good", source))
+    plugins.load(config("one"), defaults=True)
+    depths = {name: one.plugin.context.settings["depth"] for name, one in plugins.providers.items()}
+    assert depths == {"goody": 3, "one": 1}
+
+
+def test_it_adds_none_where_the_configuration_names_its_own(entry: Any) -> None:
+    plugins = loader(entry("good", GOOD + DEFAULTS))
+    plugins.load(config("one"))
+    assert set(plugins.providers) == {"one"}
+
+
+def test_defaults_that_are_no_tables_are_the_plugin_s_own_loss(entry: Any) -> None:
+    wrong = DEFAULTS.replace('{"plugin": "good", "depth": 3}', "3")
+    plugins = loader(entry("good", GOOD + wrong))
+    plugins.load({}, defaults=True)
+    assert plugins.reports[0].error
+    assert plugins.providers == {}

@@ -23,7 +23,7 @@ from marketd.domain.errors import (
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timerange import TimeRange
-from marketd.plugins.provider import Health
+from marketd.plugins.provider import Health, Turn
 
 SPAN = TimeRange(START, START + 10 * M)
 BARS = [bar(minute) for minute in range(10)]
@@ -249,7 +249,7 @@ async def test_no_call_is_made_when_its_turn_would_come_too_late() -> None:
     await provider.fetch("BTC/USD", MINUTE, SPAN, {})
     begun_s = loop.time()
     with pytest.raises(ProviderRateLimited) as refused:
-        await provider.fetch("BTC/USD", MINUTE, SPAN, {}, deadline_s=begun_s + 0.01)
+        await provider.fetch("BTC/USD", MINUTE, SPAN, {}, Turn(begun_s + 0.01))
     assert loop.time() - begun_s < 0.05
     assert 0 < (refused.value.retry_after_s or 0) < 0.2
     assert len(plugin.calls) == 1
@@ -285,7 +285,7 @@ async def test_background_calls_leave_one_to_whoever_waits_for_an_answer() -> No
 
     plugin.answers = [hang] * (plugin.concurrency - 1)
     background = [
-        asyncio.create_task(provider.fetch("BTC/USD", MINUTE, SPAN, {}, background=True))
+        asyncio.create_task(provider.fetch("BTC/USD", MINUTE, SPAN, {}, Turn(background=True)))
         for _ in range(10)
     ]
     while len(plugin.calls) < plugin.concurrency - 1:  # noqa: ASYNC110 - a list has no event

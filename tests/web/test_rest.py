@@ -254,7 +254,10 @@ async def test_the_process_says_that_it_lives_and_is_ready(api: Api, daemon: Dae
     assert await api.get("/healthz") == {"status": "ok"}
     ready = await api.get("/readyz")
     assert ready["status"] == "ready"
-    assert {one["plugin"]: one["error"] for one in ready["plugins"]} == {"sim": "", "replay": ""}
+    errors = {one["plugin"]: one["error"] for one in ready["plugins"]}
+    # Whatever else is installed beside them works, too.
+    assert errors.keys() >= {"sim", "replay"}
+    assert not any(errors.values())
     assert {one["provider"] for one in ready["providers"]} == {"sim", "files"}
     daemon.is_ready = False
     async with api.session.get("/readyz") as response:

@@ -39,7 +39,7 @@ class ReplayPlugin(MarketPlugin, BarStreams):
         "history, replayed live from a start, or repeated in laps that reach up to now."
     )
     settings_schema = ReplaySettings
-    page_limit: ClassVar[int] = 10_000
+    page_limit = 10_000
     settle_ms: ClassVar[int] = 0
 
     def __init__(self, context: PluginContext) -> None:
