@@ -111,13 +111,13 @@ async def test_a_bar_that_came_into_being_meanwhile_is_no_sign_of_a_cut(
 
 async def test_a_page_that_ends_where_the_range_does_is_all(reader: PageReader) -> None:
     page = await read(reader, [bar(minute) for minute in range(20)], span(0, 20))
-    assert page == ([bar(minute) for minute in range(20)], START + 20 * M, [])
+    assert page[:3] == ([bar(minute) for minute in range(20)], START + 20 * M, [])
 
 
 async def test_of_two_rows_for_one_interval_that_differ_neither_is_taken(reader: PageReader) -> None:
     rows = [bar(0), bar(1), bar(1, close=9.0), bar(1), bar(2), bar(2)]
     page = await read(reader, rows, span(0, 3))
-    assert page == ([bar(0), bar(2)], START + 3 * M, [span(1, 2)])
+    assert page[:3] == ([bar(0), bar(2)], START + 3 * M, [span(1, 2)])
 
 
 async def test_an_answer_to_another_question_proves_what_lies_between_its_rows_alone(
@@ -125,9 +125,9 @@ async def test_an_answer_to_another_question_proves_what_lies_between_its_rows_a
 ) -> None:
     newest = [bar(minute) for minute in range(50, 90)]
     page = await read(reader, newest, span(0, 60))
-    assert page == ([bar(minute) for minute in range(50, 60)], START + 60 * M, [span(0, 50)])
+    assert page[:3] == ([bar(minute) for minute in range(50, 60)], START + 60 * M, [span(0, 50)])
     page = await read(reader, newest, span(0, 40))
-    assert page == ([], START + 40 * M, [span(0, 40)])
+    assert page[:3] == ([], START + 40 * M, [span(0, 40)])
 
 
 async def test_a_row_at_the_very_edge_comes_with_many_providers(reader: PageReader) -> None:
