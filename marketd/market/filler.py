@@ -30,11 +30,12 @@ _QUIET_BARS = 1_000
 class Filling(NamedTuple):
     """What a fill has brought: how many bars of proven ranges, and where no bar can be had.
 
-    There the provider's bars had to be refused, or it does not keep them any more.
+    There the provider's bars had to be refused (`is_garbled`), or it does not keep them any more.
     """
 
     bars: int
     refused: list[TimeRange]
+    is_garbled: bool
 
 
 class _Page(NamedTuple):
@@ -82,6 +83,7 @@ class Filler:
         """
         count = 0
         refused: list[TimeRange] = []
+        is_garbled = False
         begins_ms = MIN_MS
         for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
             cursor = max(window.start_ms, begins_ms)
@@ -91,16 +93,17 @@ class Filler:
                 count += len(page.bars)
                 if page.begins_ms is None:
                     refused += page.refused
+                    is_garbled |= bool(page.refused)
                 else:
                     begins_ms = page.begins_ms
                     older = (piece.clip(TimeRange(MIN_MS, begins_ms)) for piece in missing)
                     refused += [piece for piece in older if not piece.is_empty]
                 # Towards the newest, a window counts only when it is whole: its end is what is wanted.
                 if page.by_others or (count >= enough and not newest):
-                    return Filling(count, refused)
+                    return Filling(count, refused, is_garbled)
             if count >= enough:
                 break
-        return Filling(count, refused)
+        return Filling(count, refused, is_garbled)
 
     async def tail(self, feed: Feed, start_ms: int, *, turn: Turn) -> list[Bar]:
         """The bars from `start_ms`, which is not before the settled end, up to the forming one.

@@ -58,6 +58,7 @@ class History:
         span = span.clip(feed.life)
         gaps: list[Gap] | None = None
         failure: ProviderFailed | NotReady | None = None
+        wrong: ProviderFailed | None = None
         fetched = 0
         while True:
             stored = await self._storage.read(feed.series, span, limit=limit, newest=newest)
@@ -92,6 +93,11 @@ class History:
                 refused = cover(filling.refused, Reason.UNRECOVERABLE)
                 self._doubts.asked(feed.series, refused, present.now_ms)
                 gaps += refused
+                if filling.is_garbled:
+                    wrong = ProviderFailed(
+                        f"{feed.provider.name} sent something for this that cannot be right.",
+                        transient=False,
+                    )
                 continue
             coverage = (await self._storage.read(feed.series, settled, limit=0)).coverage
             gaps += cover(_unknown(settled, coverage, gaps), reason)
@@ -120,9 +126,8 @@ class History:
         from_store = max(0, len(bars) - fetched)
         self._metrics.bars_served.labels("storage").inc(from_store)
         self._metrics.bars_served.labels("provider").inc(len(bars) - from_store)
-        return HistoryRead(
-            bars, reach, [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty], failure
-        )
+        told = [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty]
+        return HistoryRead(bars, reach, told, failure or wrong)
 
     async def proven(self, feed: Feed, span: TimeRange) -> list[TimeRange]:
         """Where the store has every base bar that there is."""

@@ -102,7 +102,7 @@ class DataOrchestrator:
                 if newest
                 else TimeRange(done.end_ms, left.end_ms)
             )
-        if _may_be_had(gaps) and not bars and not has_read:
+        if gaps and not bars and not has_read and (failure is not None or _may_be_had(gaps)):
             raise failure or _failure(feed, gaps)
         bars = list(select(bars, since=None if newest else span.start_ms, limit=limit))
         full = len(bars) == limit
