@@ -18,6 +18,7 @@ from marketd.config import Config
 from marketd.control.address import socket_beside
 from marketd.control.server import ControlServer
 from marketd.domain.errors import ConfigError, MarketdError
+from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
@@ -129,6 +130,7 @@ class Daemon:
             server=config.server,
             stream=config.stream,
             market=MarketService(self.loader, orchestrator),
+            aggregates=Aggregates(storage, request_timeout_ms=config.server.request_timeout),
             loader=self.loader,
             subscriptions=subscriptions,
             metrics=self.metrics,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from marketd import __version__
+from marketd.cli.aggregates import aggregates
 from marketd.cli.bars import bars
 from marketd.cli.check_config import check_config
 from marketd.cli.export import export
@@ -43,5 +44,6 @@ for _command in (
     check,
     backup,
     restore,
+    aggregates,
 ):
     main.add_command(_command)
