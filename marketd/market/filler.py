@@ -28,10 +28,21 @@ _QUIET_BARS = 1_000
 
 
 class Filling(NamedTuple):
-    """What a fill has brought: how many bars of proven ranges, and where bars had to be refused."""
+    """What a fill has brought: how many bars, where some had to be refused, and what it has changed."""
 
     bars: int
     refused: list[TimeRange]
+    inserted: int = 0
+    revised: int = 0
+
+    def plus(self, page: _Page) -> Filling:
+        """With what one more page has brought."""
+        return Filling(
+            self.bars + len(page.bars),
+            self.refused + page.refused,
+            self.inserted + page.inserted,
+            self.revised + page.revised,
+        )
 
 
 class _Page(NamedTuple):
@@ -41,6 +52,8 @@ class _Page(NamedTuple):
     bars: list[Bar]
     refused: list[TimeRange]
     by_others: bool = False
+    inserted: int = 0
+    revised: int = 0
 
 
 class _Tail(NamedTuple):
@@ -76,21 +89,31 @@ class Filler:
         ProviderFailed or NotReady, ProviderRateLimited where its turn would not come in time;
         what was stored until then stays.
         """
-        count = 0
-        refused: list[TimeRange] = []
+        total = Filling(0, [])
         for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
             cursor = window.start_ms
             while cursor < window.end_ms:
                 page = await self._page(feed, TimeRange(cursor, window.end_ms), turn)
                 cursor = page.end_ms
-                count += len(page.bars)
-                refused += page.refused
+                total = total.plus(page)
                 # Towards the newest, a window counts only when it is whole: its end is what is wanted.
-                if page.by_others or (count >= enough and not newest):
-                    return Filling(count, refused)
-            if count >= enough:
+                if page.by_others or (total.bars >= enough and not newest):
+                    return total
+            if total.bars >= enough:
                 break
-        return Filling(count, refused)
+        return total
+
+    async def again(self, feed: Feed, span: TimeRange, *, turn: Turn) -> Filling:
+        """Fetches all of `span`, also what is proven, and stores what has changed."""
+        total = Filling(0, [])
+        cursor = span.start_ms
+        while cursor < span.end_ms:
+            rest = TimeRange(cursor, span.end_ms)
+            async with self._locks.hold(feed.series, rest):
+                page = await self._fetch(feed, rest, turn)
+            cursor = page.end_ms
+            total = total.plus(page)
+        return total
 
     async def tail(self, feed: Feed, start_ms: int, *, turn: Turn) -> list[Bar]:
         """The bars from `start_ms`, which is not before the settled end, up to the forming one.
@@ -144,20 +167,22 @@ class Filler:
             )
         if page.end_ms == asked.end_ms:
             page = page._replace(end_ms=span.end_ms)
+        inserted = revised = 0
         closed = [bar for bar in page.bars if bar[0] < closed_ms]
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
         covered = _statements(answered, page, shut, series.timeframe)
         if closed or covered:
             stored = await self._storage.store(series, closed, covered, at_ms=asked_at_ms)
             name = feed.provider.name
-            self._metrics.bars_stored.labels(name).inc(stored.inserted)
-            self._metrics.bars_revised.labels(name).inc(len(stored.revised))
+            inserted, revised = stored.inserted, len(stored.revised)
+            self._metrics.bars_stored.labels(name).inc(inserted)
+            self._metrics.bars_revised.labels(name).inc(revised)
         if page.end_ms > closed_ms:
             # Whoever asked for the end of the past will want the tail next.
             start_ms = max(settled_ms, span.start_ms)
             bars = [bar for bar in page.bars if bar[0] >= start_ms]
             self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
-        return _Page(page.end_ms, page.bars, page.refused)
+        return _Page(page.end_ms, page.bars, page.refused, inserted=inserted, revised=revised)
 
     async def _note_failure(self, feed: Feed, span: TimeRange, coverage: list[Covered]) -> None:
         """Keeps that the provider has failed, where nothing is known yet: at most once for a range."""

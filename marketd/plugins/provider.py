@@ -63,6 +63,7 @@ class Turn(NamedTuple):
 
 
 NOW = Turn()
+BACKGROUND = Turn(background=True)
 
 
 class Limiter(Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from marketd.backfill.gate import LoadGate
+from marketd.backfill.manager import BackfillManager
 from marketd.config import ServerConfig, StreamConfig
 from marketd.encoding import to_json
 from marketd.market.service import MarketService
@@ -14,6 +16,7 @@ from marketd.web import docs_page, keys, openapi, validation
 from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
 from marketd.web.ready import READY, ReadyAnswers, ready
+from marketd.web.routes import backfills as backfill_routes
 from marketd.web.routes import market as market_routes
 from marketd.web.routes import system as system_routes
 from marketd.web.ws.endpoint import StreamEndpoint
@@ -24,6 +27,8 @@ def make_app(
     server: ServerConfig,
     stream: StreamConfig,
     market: MarketService,
+    backfills: BackfillManager,
+    gate: LoadGate,
     loader: PluginLoader,
     subscriptions: SubscriptionService,
     metrics: Metrics,
@@ -37,6 +42,8 @@ def make_app(
     )
     validation.install(app)
     app[keys.MARKET] = market
+    app[keys.BACKFILLS] = backfills
+    app[keys.GATE] = gate
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
     app[keys.METRICS] = metrics
@@ -52,6 +59,12 @@ def make_app(
             _get("/api/v1/symbols", market_routes.get_symbols),
             _get("/api/v1/ohlcv", market_routes.get_ohlcv),
             _get("/api/v1/gaps", market_routes.get_gaps),
+            _get("/api/v1/backfills", backfill_routes.get_backfills),
+            web.post("/api/v1/backfills", backfill_routes.post_backfill),
+            _get("/api/v1/backfills/{id}", backfill_routes.get_backfill),
+            web.delete("/api/v1/backfills/{id}", backfill_routes.delete_backfill),
+            web.post("/api/v1/backfills/{id}/pause", backfill_routes.pause_backfill),
+            web.post("/api/v1/backfills/{id}/resume", backfill_routes.resume_backfill),
             _get("/api/v1/stream", endpoint.handle),
             _get("/", system_routes.get_root),
             _get("/healthz", system_routes.get_healthz),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aiohttp import web
@@ -38,12 +39,26 @@ def describe(app: web.Application) -> dict[str, Any]:
             "tags": described["tags"],
             "summary": described["summary"],
             "description": described["description"],
-            "parameters": _parameters(marshmallow, described["schemas"]),
+            "parameters": [
+                *_places(route.resource.canonical),
+                *_parameters(marshmallow, described["schemas"]),
+            ],
             "responses": _responses(described["responses"], *described["produces"]),
         }
+        if described["body"] is not None:
+            content = {"application/json": {"schema": described["body"]}}
+            operation["requestBody"] = {"required": True, "content": content}
         spec.path(path=route.resource.canonical, operations={route.method.lower(): operation})
     document: dict[str, Any] = spec.to_dict()
     return document
+
+
+def _places(path: str) -> list[dict[str, Any]]:
+    """The parameters that stand in the path itself."""
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
 
 
 def _parameters(marshmallow: MarshmallowPlugin, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import orjson
 from aiohttp import web
 from aiohttp_apispec import docs, querystring_schema, response_schema, validation_middleware
 from marshmallow import Schema, ValidationError
@@ -13,7 +14,7 @@ from webargs.aiohttpparser import AIOHTTPParser
 
 from marketd.domain.errors import InvalidInput
 
-__all__ = ["QUERY", "install", "operation", "refused", "takes", "validation_middleware"]
+__all__ = ["QUERY", "install", "operation", "read_body", "refused", "takes", "validation_middleware"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -38,22 +39,48 @@ def operation(
     *,
     query: type[Schema],
     answers: Mapping[int, tuple[type[Schema], str]],
+    body: type[Schema] | None = None,
     description: str = "",
     produces: Sequence[str] = ("application/json",),
 ) -> Callable[[T], T]:
     """Describes a handler once, for the validation and for the OpenAPI document.
 
     `query` is what it `takes`; `answers` gives, for each status, the schema of the body and what it
-    means; `produces` the types of a body, that of the schema first.
+    means; `produces` the types of a body, that of the schema first. `body` is what the handler has
+    `read_body` read.
     """
 
     def wrap(handler: T) -> T:
         for status, (schema, meaning) in answers.items():
             response_schema(schema, status, description=meaning)(handler)
         docs(tags=[tag], summary=summary, description=description, produces=list(produces))(handler)
-        return takes(query)(handler)
+        takes(query)(handler)
+        handler.__apispec__["body"] = body  # type: ignore[attr-defined]
+        return handler
 
     return wrap
+
+
+async def read_body(request: web.Request, schema: type[Schema]) -> dict[str, Any]:
+    """The JSON body of a request as `schema` reads it; InvalidInput names what does not fit.
+
+    Only what says that it is JSON is taken: no page of another site can send that unasked.
+    """
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType
+    try:
+        content = orjson.loads(await request.read())
+    except orjson.JSONDecodeError:
+        raise InvalidInput("The body is not JSON.", field="body") from None
+    except web.RequestPayloadError:
+        raise web.HTTPBadRequest from None
+    if not isinstance(content, dict):
+        raise InvalidInput("The body is not a JSON object.", field="body")
+    try:
+        loaded: dict[str, Any] = schema().load(content)
+    except ValidationError as error:
+        raise refused(error.messages_dict) from None
+    return loaded
 
 
 class _Parser(AIOHTTPParser):
