@@ -54,9 +54,10 @@ def describe(app: web.Application) -> dict[str, Any]:
 
 
 def _places(path: str) -> list[dict[str, Any]]:
-    """The parameters that stand in the path itself."""
+    """The parameters that stand in the path itself: ids, as answers give them."""
+    schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": schema}
         for name in re.findall(r"{(\w+)}", path)
     ]
 
