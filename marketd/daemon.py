@@ -13,6 +13,8 @@ from importlib.metadata import EntryPoint
 
 from aiohttp import web
 
+from marketd.backfill.gate import LoadGate
+from marketd.backfill.manager import BackfillManager
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config
 from marketd.control.address import socket_beside
@@ -62,9 +64,11 @@ class Daemon:
         self._notifier = Notifier(notify)
         self._opened = AsyncExitStack()
         self.metrics = Metrics()
+        self.gate = LoadGate(self.metrics)
+        self._clock = clock or SystemClock()
         self._limiters = RateLimiters(config.redis.url, self.metrics)
         self.loader = PluginLoader(
-            clock=clock or SystemClock(),
+            clock=self._clock,
             upstream=config.upstream,
             metrics=self.metrics,
             limiter=self._limiters.limiter,
@@ -113,8 +117,9 @@ class Daemon:
         self._opened.push_async_callback(self._close_providers)
         supervisor = Supervisor(self.metrics)
         self._opened.push_async_callback(supervisor.stop)
+        history = History(storage, self.metrics)
         orchestrator = DataOrchestrator(
-            History(storage, self.metrics),
+            history,
             request_timeout_ms=config.server.request_timeout,
             depth_ms=config.backfill.depth,
         )
@@ -126,11 +131,23 @@ class Daemon:
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
         )
+        market = MarketService(self.loader, orchestrator)
+        backfills = BackfillManager(
+            storage=storage,
+            history=history,
+            feeds=market,
+            gate=self.gate,
+            supervisor=supervisor,
+            clock=self._clock,
+            metrics=self.metrics,
+        )
         app = make_app(
             server=config.server,
             stream=config.stream,
-            market=MarketService(self.loader, orchestrator),
+            market=market,
             aggregates=Aggregates(storage, request_timeout_ms=config.server.request_timeout),
+            backfills=backfills,
+            gate=self.gate,
             loader=self.loader,
             subscriptions=subscriptions,
             metrics=self.metrics,
@@ -141,6 +158,8 @@ class Daemon:
         self._opened.push_async_callback(control.close)
         await control.open()
         await self._listen(app)
+        supervisor.run("measure the load", self.gate.watch)
+        await backfills.open()
         # A provider that is slow to open keeps nobody waiting but who asks for it.
         for provider in self.loader.providers.values():
             supervisor.run(f"open {provider.name}", partial(_open, provider))

@@ -98,6 +98,20 @@ class Metrics:
             "1 if Redis answered the last time it was asked; 0 if it is away, or none is configured.",
             registry=registry,
         )
+        self.backfills_running = Gauge(
+            "marketd_backfills_running", "Backfills under way.", registry=registry
+        )
+        self.backfill_chunks = Counter(
+            "marketd_backfill_chunks_total",
+            "Pieces of history that backfills have brought.",
+            ["provider"],
+            registry=registry,
+        )
+        self.loop_lag = Gauge(
+            "marketd_loop_lag_seconds",
+            "How late the event loop was the last time it was measured.",
+            registry=registry,
+        )
         self.plugins_failed = Gauge(
             "marketd_plugins_failed",
             "Installed plugins that could not be imported or registered.",

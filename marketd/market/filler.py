@@ -28,14 +28,26 @@ _QUIET_BARS = 1_000
 
 
 class Filling(NamedTuple):
-    """What a fill has brought: how many bars of proven ranges, and where no bar can be had.
+    """What a fill has brought: how many bars, where none can be had, and what it has changed.
 
-    There the provider's bars had to be refused (`is_garbled`), or it does not keep them any more.
+    `refused` is where the provider's bars had to be refused (`is_garbled`), or it keeps them no more.
     """
 
-    bars: int
-    refused: list[TimeRange]
-    is_garbled: bool
+    bars: int = 0
+    refused: Sequence[TimeRange] = ()
+    is_garbled: bool = False
+    inserted: int = 0
+    revised: int = 0
+
+    def plus(self, page: _Page, refused: Sequence[TimeRange]) -> Filling:
+        """With what one more page has brought."""
+        return Filling(
+            self.bars + len(page.bars),
+            [*self.refused, *refused],
+            self.is_garbled or (page.begins_ms is None and bool(page.refused)),
+            self.inserted + page.inserted,
+            self.revised + page.revised,
+        )
 
 
 class _Page(NamedTuple):
@@ -46,6 +58,8 @@ class _Page(NamedTuple):
     refused: list[TimeRange]
     begins_ms: int | None = None
     by_others: bool = False
+    inserted: int = 0
+    revised: int = 0
 
 
 class _Tail(NamedTuple):
@@ -81,29 +95,37 @@ class Filler:
         ProviderFailed or NotReady, ProviderRateLimited where its turn would not come in time;
         what was stored until then stays.
         """
-        count = 0
-        refused: list[TimeRange] = []
-        is_garbled = False
+        total = Filling()
         begins_ms = MIN_MS
         for window in _newest_windows(missing, feed.series.timeframe, enough) if newest else missing:
             cursor = max(window.start_ms, begins_ms)
             while cursor < window.end_ms:
                 page = await self._page(feed, TimeRange(cursor, window.end_ms), turn)
                 cursor = page.end_ms
-                count += len(page.bars)
-                if page.begins_ms is None:
-                    refused += page.refused
-                    is_garbled |= bool(page.refused)
-                else:
+                refused: Sequence[TimeRange] = page.refused
+                if page.begins_ms is not None:
                     begins_ms = page.begins_ms
                     older = (piece.clip(TimeRange(MIN_MS, begins_ms)) for piece in missing)
-                    refused += [piece for piece in older if not piece.is_empty]
+                    refused = [piece for piece in older if not piece.is_empty]
+                total = total.plus(page, refused)
                 # Towards the newest, a window counts only when it is whole: its end is what is wanted.
-                if page.by_others or (count >= enough and not newest):
-                    return Filling(count, refused, is_garbled)
-            if count >= enough:
+                if page.by_others or (total.bars >= enough and not newest):
+                    return total
+            if total.bars >= enough:
                 break
-        return Filling(count, refused, is_garbled)
+        return total
+
+    async def again(self, feed: Feed, span: TimeRange, *, turn: Turn) -> Filling:
+        """Fetches all of `span`, also what is proven, and stores what has changed."""
+        total = Filling()
+        cursor = span.start_ms
+        while cursor < span.end_ms:
+            rest = TimeRange(cursor, span.end_ms)
+            async with self._locks.hold(feed.series, rest):
+                page = await self._fetch(feed, rest, turn)
+            cursor = page.end_ms
+            total = total.plus(page, page.refused)
+        return total
 
     async def tail(self, feed: Feed, start_ms: int, *, turn: Turn) -> list[Bar]:
         """The bars from `start_ms`, which is not before the settled end, up to the forming one.
@@ -158,20 +180,29 @@ class Filler:
             )
         if page.end_ms == asked.end_ms:
             page = page._replace(end_ms=span.end_ms)
+        inserted = revised = 0
         closed = [bar for bar in page.bars if bar[0] < closed_ms]
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
         covered = _statements(answered, page, shut, series.timeframe)
         if closed or covered:
             stored = await self._storage.store(series, closed, covered, at_ms=asked_at_ms)
             name = feed.provider.name
-            self._metrics.bars_stored.labels(name).inc(stored.inserted)
-            self._metrics.bars_revised.labels(name).inc(len(stored.revised))
+            inserted, revised = stored.inserted, len(stored.revised)
+            self._metrics.bars_stored.labels(name).inc(inserted)
+            self._metrics.bars_revised.labels(name).inc(revised)
         if page.end_ms > closed_ms:
             # Whoever asked for the end of the past will want the tail next.
             start_ms = max(settled_ms, span.start_ms)
             bars = [bar for bar in page.bars if bar[0] >= start_ms]
             self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
-        return _Page(page.end_ms, page.bars, page.refused, page.begins_ms)
+        return _Page(
+            page.end_ms,
+            page.bars,
+            page.refused,
+            page.begins_ms,
+            inserted=inserted,
+            revised=revised,
+        )
 
     async def _note_failure(self, feed: Feed, span: TimeRange, coverage: list[Covered]) -> None:
         """Keeps that the provider has failed, where nothing is known yet: at most once for a range."""

@@ -7,18 +7,20 @@ the tail: it comes from the provider each time, and its absence is never taken f
 from __future__ import annotations
 
 import asyncio
+from sys import maxsize
 from typing import NamedTuple
 
+from marketd.backfill.job import Brought
 from marketd.domain.bar import Bar, open_time, select
 from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
 from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.doubts import Doubts
-from marketd.market.filler import Filler
+from marketd.market.filler import Filler, Filling
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.plugins.provider import Turn
+from marketd.plugins.provider import BACKGROUND, Turn
 from marketd.storage import Storage
 from marketd.storage.base import reach_of
 
@@ -142,6 +144,28 @@ class History:
         self._metrics.bars_served.labels("aggregates").inc(len(bars))
         return bars
 
+    async def fill(self, feed: Feed, span: TimeRange) -> Brought:
+        """Fetches and stores what `span` lacks, as background work; see backfill.manager.History."""
+        brought = Brought()
+        refused: list[TimeRange] = []
+        while True:
+            coverage = (await self._storage.read(feed.series, span, limit=0)).coverage
+            missing = subtract(span, merge([*proven(coverage), *refused]))
+            if not missing:
+                return brought
+            filling = await self._filler.fill(
+                feed, missing, enough=maxsize, newest=False, turn=BACKGROUND
+            )
+            refused += filling.refused
+            self._doubts.asked(
+                feed.series, cover(filling.refused, Reason.UNRECOVERABLE), feed.provider.now_ms()
+            )
+            brought = brought.plus(_brought(filling))
+
+    async def fetch_again(self, feed: Feed, span: TimeRange) -> Brought:
+        """Fetches and stores all of `span`, as background work; see backfill.manager.History."""
+        return _brought(await self._filler.again(feed, span, turn=BACKGROUND))
+
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""
         span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
@@ -149,6 +173,10 @@ class History:
             return []
         stored = await self._storage.read(feed.series, span, limit=0)
         return gaps_in(span, stored.coverage)
+
+
+def _brought(filling: Filling) -> Brought:
+    return Brought(filling.bars, filling.inserted, filling.revised, len(filling.refused))
 
 
 def _joined(bars: list[Bar], newer: list[Bar], from_ms: int, span: TimeRange) -> list[Bar]:

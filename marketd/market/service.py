@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+from marketd.backfill.job import Wanted
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap
 from marketd.domain.errors import UnknownMarket
@@ -93,6 +94,10 @@ class MarketService:
             raise UnknownMarket(f"There is no market {market[:50]}.")
         return [one for one in providers.values() if market in one.plugin.markets]
 
+    def provider(self, name: str) -> Provider:
+        """The provider of that name; see PluginLoader.provider."""
+        return self._loader.provider(name)
+
     async def symbols(
         self, market: str, provider: str, *, query: str, limit: int, page_token: str | None
     ) -> SymbolsPage:
@@ -124,6 +129,10 @@ class MarketService:
             MAX_MS if info.last_ms is None else base.ceil(info.last_ms),
         )
         return Feed(provider, name.series(base), params, life)
+
+    async def feed_of(self, wanted: Wanted) -> Feed:
+        """The base series that a backfill is of."""
+        return await self.feed(SeriesName(wanted.instrument, wanted.timeframe, wanted.params))
 
     async def bars(self, name: SeriesName, window: Window, how: Fill | None = None) -> BarsPage:
         """One page of bars; `page_token` goes on where the page that gave it ended.

@@ -67,6 +67,7 @@ class Turn(NamedTuple):
 
 
 NOW = Turn()
+BACKGROUND = Turn(background=True)
 
 
 class Limiter(Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from marketd.backfill.gate import LoadGate
+from marketd.backfill.manager import BackfillManager
 from marketd.config import ServerConfig, StreamConfig
 from marketd.encoding import to_json
 from marketd.market.aggregates import Aggregates
@@ -16,6 +18,7 @@ from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
 from marketd.web.ready import READY, ReadyAnswers, ready
 from marketd.web.routes import aggregates as aggregate_routes
+from marketd.web.routes import backfills as backfill_routes
 from marketd.web.routes import market as market_routes
 from marketd.web.routes import system as system_routes
 from marketd.web.ws.endpoint import StreamEndpoint
@@ -27,6 +30,8 @@ def make_app(
     stream: StreamConfig,
     market: MarketService,
     aggregates: Aggregates,
+    backfills: BackfillManager,
+    gate: LoadGate,
     loader: PluginLoader,
     subscriptions: SubscriptionService,
     metrics: Metrics,
@@ -41,6 +46,8 @@ def make_app(
     validation.install(app)
     app[keys.MARKET] = market
     app[keys.AGGREGATES] = aggregates
+    app[keys.BACKFILLS] = backfills
+    app[keys.GATE] = gate
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
     app[keys.METRICS] = metrics
@@ -57,6 +64,12 @@ def make_app(
             _get("/api/v1/ohlcv", market_routes.get_ohlcv),
             _get("/api/v1/gaps", market_routes.get_gaps),
             _post("/api/v1/aggregates/refresh", aggregate_routes.refresh_aggregates),
+            _get("/api/v1/backfills", backfill_routes.get_backfills),
+            _post("/api/v1/backfills", backfill_routes.post_backfill),
+            _get("/api/v1/backfills/{id}", backfill_routes.get_backfill),
+            _delete("/api/v1/backfills/{id}", backfill_routes.delete_backfill),
+            _post("/api/v1/backfills/{id}/pause", backfill_routes.pause_backfill),
+            _post("/api/v1/backfills/{id}/resume", backfill_routes.resume_backfill),
             _get("/api/v1/stream", endpoint.handle),
             _get("/", system_routes.get_root),
             _get("/healthz", system_routes.get_healthz),
@@ -74,6 +87,10 @@ def make_app(
 
 def _get(path: str, handler: Handler) -> web.RouteDef:
     return web.get(path, handler, allow_head=False)
+
+
+def _delete(path: str, handler: Handler) -> web.RouteDef:
+    return web.delete(path, handler)
 
 
 def _post(path: str, handler: Handler) -> web.RouteDef:

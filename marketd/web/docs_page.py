@@ -46,28 +46,26 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
     yield '<main id="main"><h2>REST</h2>'
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            yield from _operation(method, path, operation)
+            yield from _operation(method, path, operation, document)
     yield "<section><h2>WebSocket /api/v1/stream</h2>"
     # A keyboard can scroll only what it can reach.
     yield f'<pre tabindex="0">{escape(_STREAM)}</pre></section>'
     yield "</main></body></html>"
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
+def _operation(
+    method: str, path: str, operation: dict[str, Any], document: dict[str, Any]
+) -> Iterator[str]:
     yield f'<section id="{escape(operation["operationId"])}">'
     yield f"<h3>{escape(method.upper())} {escape(path)}</h3><p>{escape(operation['summary'])}.</p>"
     if operation["description"]:
         yield f"<p>{_prose(operation['description'])}</p>"
-    if operation["parameters"]:
-        yield "<table><caption>Query</caption><thead><tr>"
-        yield '<th scope="col">Key</th><th scope="col">Kind</th><th scope="col">Meaning</th>'
-        yield "</tr></thead><tbody>"
-        for parameter in operation["parameters"]:
-            need = "required" if parameter.get("required") else "optional"
-            yield f'<tr><th scope="row"><code>{escape(parameter["name"])}</code></th>'
-            yield f"<td>{escape(_kind(parameter['schema']))}, {need}</td>"
-            yield f"<td>{_prose(parameter.get('description', ''))}</td></tr>"
-        yield "</tbody></table>"
+    for caption, place in (("Path", "path"), ("Query", "query")):
+        rows = [one for one in operation["parameters"] if one["in"] == place]
+        yield from _inputs(caption, rows)
+    if "requestBody" in operation:
+        (content,) = operation["requestBody"]["content"].values()
+        yield from _inputs("Body, as JSON", _members(content["schema"], document))
     yield "<table><caption>Answers</caption><thead><tr>"
     yield '<th scope="col">Status</th><th scope="col">Meaning</th><th scope="col">Body</th>'
     yield "</tr></thead><tbody>"
@@ -76,6 +74,35 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
         yield f'<tr><th scope="row">{escape(status)}</th><td>{escape(answer["description"])}</td>'
         yield f"<td><code>{escape(kinds)}</code></td></tr>"
     yield "</tbody></table></section>"
+
+
+def _members(schema: dict[str, Any], document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The members of an object, told like parameters."""
+    told = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    required = told.get("required", [])
+    return [
+        {
+            "name": name,
+            "schema": member,
+            "description": member.get("description", ""),
+            "required": name in required,
+        }
+        for name, member in told["properties"].items()
+    ]
+
+
+def _inputs(caption: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    if not rows:
+        return
+    yield f"<table><caption>{escape(caption)}</caption><thead><tr>"
+    yield '<th scope="col">Key</th><th scope="col">Kind</th><th scope="col">Meaning</th>'
+    yield "</tr></thead><tbody>"
+    for one in rows:
+        need = "required" if one.get("required") else "optional"
+        yield f'<tr><th scope="row"><code>{escape(one["name"])}</code></th>'
+        yield f"<td>{escape(_kind(one['schema']))}, {need}</td>"
+        yield f"<td>{_prose(one.get('description', ''))}</td></tr>"
+    yield "</tbody></table>"
 
 
 def _kind(schema: dict[str, Any]) -> str:

@@ -108,5 +108,6 @@ _SENTENCES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method.",
     HTTPStatus.NOT_ACCEPTABLE: "None of the formats that the Accept header names is served here.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body of this request is too large.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body of this request has to be application/json.",
     HTTPStatus.EXPECTATION_FAILED: "The only expectation that is met here is 100-continue.",
 }

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from aiohttp import web
 
+from marketd.backfill.gate import LoadGate
+from marketd.backfill.manager import BackfillManager
 from marketd.config import StreamConfig
 from marketd.market.aggregates import Aggregates
 from marketd.market.service import MarketService
@@ -22,6 +24,8 @@ class Readiness(Protocol):
         """True once the store is open and the providers are set up, until shutdown begins."""
 
 
+BACKFILLS = web.AppKey("BACKFILLS", BackfillManager)
+GATE = web.AppKey("GATE", LoadGate)
 MARKET = web.AppKey("MARKET", MarketService)
 AGGREGATES = web.AppKey("AGGREGATES", Aggregates)
 LOADER = web.AppKey("LOADER", PluginLoader)

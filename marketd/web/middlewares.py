@@ -8,7 +8,7 @@ from aiohttp import web
 
 from marketd.domain.errors import InvalidInput
 from marketd.web.errors import Handler
-from marketd.web.keys import METRICS
+from marketd.web.keys import GATE, METRICS
 
 
 @web.middleware
@@ -18,7 +18,12 @@ async def measured(request: web.Request, handler: Handler) -> web.StreamResponse
     route = resource.canonical if resource is not None else "unknown"
     metrics = request.app[METRICS]
     started_s = time.perf_counter()
-    response = await handler(request)
+    if "Upgrade" in request.headers:
+        # A stream stays for long; its client does not wait for an answer.
+        response = await handler(request)
+    else:
+        with request.app[GATE].request():
+            response = await handler(request)
     if not isinstance(response, web.WebSocketResponse):
         # A stream is over when its client leaves: how long it stayed is no time to answer.
         metrics.http_seconds.labels(route).observe(time.perf_counter() - started_s)

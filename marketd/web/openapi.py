@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aiohttp import web
@@ -38,7 +39,10 @@ def describe(app: web.Application) -> dict[str, Any]:
             "tags": described["tags"],
             "summary": described["summary"],
             "description": described["description"],
-            "parameters": _parameters(marshmallow, described["schemas"]),
+            "parameters": [
+                *_places(route.resource.canonical),
+                *_parameters(marshmallow, described["schemas"]),
+            ],
             "responses": _responses(described["responses"], *described["produces"]),
         }
         bodies = [one["schema"] for one in described["schemas"] if one["location"] == "json"]
@@ -47,6 +51,15 @@ def describe(app: web.Application) -> dict[str, Any]:
         spec.path(path=route.resource.canonical, operations={route.method.lower(): operation})
     document: dict[str, Any] = spec.to_dict()
     return document
+
+
+def _places(path: str) -> list[dict[str, Any]]:
+    """The parameters that stand in the path itself: ids, as answers give them."""
+    schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
 
 
 def _parameters(marshmallow: MarshmallowPlugin, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

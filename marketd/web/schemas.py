@@ -15,6 +15,7 @@ from marshmallow import (
     validates_schema,
 )
 
+from marketd.backfill.job import State
 from marketd.domain.coverage import GAP_REASONS
 from marketd.domain.errors import InvalidInput
 from marketd.domain.fill import Fill
@@ -94,6 +95,8 @@ class Time(fields.Field[int]):
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON has one kind of number
         try:
             # RFC 3339 takes t and z, too; Python does not.
             return epoch_ms(value.upper() if isinstance(value, str) else value)
@@ -190,6 +193,49 @@ class OhlcvQuery(SeriesQuery):
 class GapsQuery(SeriesQuery):
     since = Time("Where to look from; without it, as far back as history goes.")
     before = Time("Where to look to; without it, up to now.")
+
+
+class Whether(fields.Boolean):
+    """true or false, and nothing else that might stand for one."""
+
+    def __init__(self, meaning: str) -> None:
+        super().__init__(
+            load_default=False,
+            error_messages=reasons("has to be true or false."),
+            metadata={"description": meaning},
+        )
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
+class BackfillIn(Input):
+    """The history of a series that is to be there."""
+
+    market = market_field(required=True)
+    provider = provider_field()
+    symbol = Text(128, required=True, metadata={"description": "The provider's own spelling."})
+    timeframe = TimeframeText()
+    since = Time("Bars that open at or after this time.", required=True)
+    before = Time("Bars that open before this time; without it, up to now.")
+    params = fields.Dict(
+        keys=fields.String(),
+        values=Text(200, least=0),
+        load_default=dict,
+        error_messages=reasons("has to be an object of texts."),
+        metadata={"description": "The provider's own parameters."},
+    )
+    repair = Whether("Fetch what is stored, too, and say how many bars were new or have changed.")
+
+    @validates_schema
+    def _in_order(self, data: dict[str, Any], **_: Any) -> None:
+        since, before = data.get("since"), data.get("before")
+        if since is not None and before is not None and since > before:
+            raise ValidationError("must not be after before.", "since")
 
 
 class ProvidersQuery(Input):
@@ -310,6 +356,41 @@ class OhlcvOut(Schema):
 class RefreshOut(Schema):
     buckets = fields.Integer(required=True, metadata={"description": "How many bars were computed."})
     complete = fields.Boolean(required=True)
+
+
+class BackfillOut(Schema):
+    id = fields.String(required=True)
+    state = fields.String(required=True, validate=validate.OneOf(list(State)))
+    message = fields.String(
+        required=True, metadata={"description": "Why it failed, or what it waits for."}
+    )
+    market = fields.String(required=True)
+    provider = fields.String(required=True)
+    symbol = fields.String(required=True)
+    timeframe = fields.String(required=True)
+    params = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
+    since = fields.Integer(required=True)
+    before = fields.Integer(required=True)
+    repair = fields.Boolean(required=True)
+    created = fields.Integer(required=True)
+    updated = fields.Integer(required=True)
+    progress = fields.Float(
+        required=True, metadata={"description": "How much of its time is known, 0 to 1."}
+    )
+    eta_seconds = fields.Float(required=True, allow_none=True)
+    bars_per_second = fields.Float(required=True)
+    bars = fields.Integer(required=True, metadata={"description": "Fetched since it last began."})
+    new = fields.Integer(required=True, metadata={"description": "Of these, bars that were not stored."})
+    revised = fields.Integer(
+        required=True, metadata={"description": "Of these, bars that have changed."}
+    )
+    refused = fields.Integer(
+        required=True, metadata={"description": "Ranges that cannot be right: see /api/v1/gaps."}
+    )
+
+
+class BackfillsOut(Schema):
+    backfills = fields.List(fields.Nested(BackfillOut), required=True)
 
 
 class StateOut(Schema):

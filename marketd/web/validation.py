@@ -65,15 +65,21 @@ def operation(
 class _Parser(AIOHTTPParser):
     async def load_json(self, req: web.Request, schema: Schema) -> dict[str, Any]:
         """The body: a JSON object, said to be one; no body at all is an empty one."""
-        content = await req.read()
+        try:
+            content = await req.read()
+        except web.RequestPayloadError:
+            raise web.HTTPBadRequest from None
         if not content:
             return {}
+        if req.content_type != "application/json":
+            # No page of another site can send that unasked.
+            raise web.HTTPUnsupportedMediaType
         try:
-            body = orjson.loads(content) if req.content_type == "application/json" else None
+            body = orjson.loads(content)
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise InvalidInput("body has to be a JSON object, sent as application/json.", field="body")
+            raise InvalidInput("body has to be a JSON object.", field="body")
         return body
 
     def handle_error(self, error: ValidationError, *args: Any, **kwargs: Any) -> NoReturn:

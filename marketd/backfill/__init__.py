@@ -1,0 +1,1 @@
+"""Backfills: history fetched ahead of the questions, with what the interactive callers leave."""

@@ -1,0 +1,50 @@
+"""The gate is open unless somebody would feel that it is."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+from marketd.backfill.gate import LoadGate
+from marketd.metrics import Metrics
+
+
+async def test_a_late_loop_shuts_it_and_one_on_time_opens_it() -> None:
+    metrics = Metrics()
+    gate = LoadGate(metrics)
+    await gate.passed()
+    gate.measured(0.2)
+    waiting = asyncio.create_task(gate.passed())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert metrics.registry.get_sample_value("marketd_loop_lag_seconds") == 0.2
+    gate.measured(0.001)
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_many_requests_under_way_shut_it_until_they_are_answered() -> None:
+    gate = LoadGate(Metrics())
+    with ExitStack() as requests:
+        while gate.is_open:
+            requests.enter_context(gate.request())
+        gate.measured(0.0)
+        assert not gate.is_open
+    assert gate.is_open
+
+
+async def test_what_holds_the_loop_up_is_measured() -> None:
+    gate = LoadGate(Metrics())
+    watching = asyncio.create_task(gate.watch())
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.05, hold_up)
+    async with asyncio.timeout(2):
+        while gate.is_open:  # noqa: ASYNC110 - what opens and shuts is under test
+            await asyncio.sleep(0.01)
+        await gate.passed()
+    watching.cancel()
+
+
+def hold_up() -> None:
+    end_s = asyncio.get_running_loop().time() + 0.25
+    while asyncio.get_running_loop().time() < end_s:
+        pass

@@ -1,0 +1,255 @@
+"""Backfills over REST, of a vendor that may turn hostile: all of it, once, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from besieged import START, M, Make, World
+from stand_in import SYMBOL, cut, hanging, rows, slow, status, well
+
+from marketd.domain.timerange import TimeRange
+
+PATH = "/api/v1/backfills"
+ENDED = ("done", "failed", "cancelled")
+
+
+async def call(world: World, method: str, path: str = PATH, **options: Any) -> tuple[int, Any]:
+    async with world.session.request(method, path, **options) as response:
+        return response.status, await response.json()
+
+
+async def begin(world: World, **fields: Any) -> dict[str, Any]:
+    wanted = {
+        "market": "crypto",
+        "provider": "vendor",
+        "symbol": SYMBOL,
+        "timeframe": "1m",
+        "since": START,
+        "before": START + 600 * M,
+    }
+    code, body = await call(world, "POST", json=wanted | fields)
+    assert code == 201, body
+    told: dict[str, Any] = body
+    return told
+
+
+async def until(
+    world: World, backfill: dict[str, Any], when: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """How the backfill stands, once it stands so."""
+    async with asyncio.timeout(10):
+        while True:
+            code, body = await call(world, "GET", f"{PATH}/{backfill['id']}")
+            assert code == 200
+            if when(body):
+                told: dict[str, Any] = body
+                return told
+            await asyncio.sleep(0.01)
+
+
+async def ended(world: World, backfill: dict[str, Any]) -> dict[str, Any]:
+    return await until(world, backfill, lambda told: told["state"] in ENDED)
+
+
+def fetched_twice(world: World) -> list[TimeRange]:
+    spans = sorted((one.symbol, one.span) for one in world.vendor.asked)
+    return [
+        later
+        for (symbol, earlier), (other, later) in pairwise(spans)
+        if symbol == other and later.start_ms < earlier.end_ms
+    ]
+
+
+async def test_it_brings_all_that_is_missing_once_and_says_so(world: World) -> None:
+    await world.bars(since=START + 150 * M, before=START + 250 * M)
+    told = await ended(world, await begin(world))
+    assert (told["state"], told["progress"], told["message"]) == ("done", 1.0, "")
+    assert told["new"] == told["bars"] == len(world.truth(0, 600)) - 100
+    assert fetched_twice(world) == []
+    assert await world.stored() == world.truth(0, 600)
+    asked = len(world.vendor.asked)
+    assert await world.bars(before=START + 600 * M) == world.truth(0, 600)
+    assert len(world.vendor.asked) == asked
+
+
+async def test_pieces_of_one_series_come_side_by_side_and_the_newest_first(world: World) -> None:
+    world.vendor.mood = slow(0.1)
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    await ended(world, await begin(world))
+    assert world.vendor.asked[0].span.end_ms == START + 600 * M
+    assert len(world.vendor.asked) == 6
+    assert loop.time() - begun_s < 0.5  # three at once: two rounds instead of six
+
+
+async def test_what_passes_is_tried_again_until_it_has_passed(world: World) -> None:
+    world.vendor.moods = [status(500)] * 9 + [cut, hanging, status(429, Retry_After="0.1")]
+    told = await ended(world, await begin(world))
+    assert (told["state"], told["message"]) == ("done", "")
+    assert await world.stored() == world.truth(0, 600)
+
+
+async def test_what_does_not_pass_ends_it_with_the_reason_and_it_can_be_taken_up_again(
+    world: World,
+) -> None:
+    world.vendor.mood = status(403)
+    told = await ended(world, await begin(world))
+    assert (told["state"], told["message"]) == ("failed", "The vendor answered 403.")
+    world.vendor.mood = well
+    code, told = await call(world, "POST", f"{PATH}/{told['id']}/resume")
+    assert (code, told["message"]) == (200, "")
+    assert (await ended(world, told))["state"] == "done"
+    assert await world.stored() == world.truth(0, 600)
+
+
+async def test_it_goes_on_after_a_restart_and_fetches_nothing_twice(world: World) -> None:
+    world.vendor.mood = slow(0.05)
+    told = await begin(world)
+    await until(world, told, lambda one: 0 < one["progress"] < 1)
+    had = len(await world.stored())
+    await world.restart()
+    told = await ended(world, told)
+    assert told["state"] == "done"
+    assert told["new"] == len(world.truth(0, 600)) - had
+    assert await world.stored() == world.truth(0, 600)
+
+
+async def test_it_pauses_and_stays_paused_until_it_is_resumed(world: World) -> None:
+    world.vendor.mood = slow(0.05)
+    told = await begin(world)
+    await until(world, told, lambda one: one["state"] == "running")
+    code, paused = await call(world, "POST", f"{PATH}/{told['id']}/pause")
+    assert (code, paused["state"]) == (200, "paused")
+    await world.restart()
+    asked = len(world.vendor.asked)
+    assert (await call(world, "GET", f"{PATH}/{told['id']}"))[1]["state"] == "paused"
+    await call(world, "POST", f"{PATH}/{told['id']}/resume")
+    assert (await ended(world, told))["state"] == "done"
+    assert len(world.vendor.asked) > asked
+    assert await world.stored() == world.truth(0, 600)
+
+
+async def test_it_is_cancelled_and_then_forgotten_and_what_it_stored_stays(world: World) -> None:
+    world.vendor.mood = slow(0.05)
+    told = await begin(world)
+    await until(world, told, lambda one: one["progress"] > 0)
+    code, cancelled = await call(world, "DELETE", f"{PATH}/{told['id']}")
+    assert (code, cancelled["state"]) == (200, "cancelled")
+    assert (await call(world, "GET"))[1]["backfills"] == [cancelled]
+    had = await world.stored()
+    assert had
+    assert (await call(world, "DELETE", f"{PATH}/{told['id']}"))[0] == 200
+    assert (await call(world, "GET"))[1] == {"backfills": []}
+    await world.restart()
+    assert (await call(world, "GET"))[1] == {"backfills": []}
+    assert await world.stored() == had
+
+
+async def test_a_repair_fetches_again_and_says_what_has_changed(world: World) -> None:
+    lost_ms, wrong = START + 150 * M, START + 20 * M
+    right = list(world.vendor.bars)
+    world.vendor.bars = [
+        (*one[:5], 7.0) if one[0] == wrong else one for one in right if one[0] != lost_ms
+    ]
+    await ended(world, await begin(world))
+    world.vendor.bars = right
+    assert (await ended(world, await begin(world)))["bars"] == 0
+    told = await ended(world, await begin(world, repair=True))
+    assert (told["state"], told["bars"]) == ("done", len(world.truth(0, 600)))
+    assert (told["new"], told["revised"]) == (1, 1)
+    assert await world.stored() == world.truth(0, 600)
+
+
+async def test_bars_that_cannot_be_right_are_counted_and_stop_nothing(world: World) -> None:
+    at_ms = START + 150 * M
+    world.vendor.mood = rows(
+        lambda page, *_: [(one[0] + 1, *one[1:]) if one[0] == at_ms else one for one in page]
+    )
+    told = await ended(world, await begin(world))
+    assert (told["state"], told["refused"]) == ("done", 1)
+    assert len(await world.stored()) == len(world.truth(0, 600)) - 1
+
+
+async def test_a_question_comes_before_every_backfill(make: Make) -> None:
+    world = await make(settings={"requests": 40, "per_ms": 1_000, "burst": 2})
+    loop = asyncio.get_running_loop()
+    jobs = [await begin(world, symbol=f"S{n}") for n in range(12)]
+    await until(world, jobs[0], lambda one: one["progress"] > 0)
+    for first in (0, 100, 200):
+        begun_s = loop.time()
+        since = START + first * M
+        assert await world.bars(since=since, before=since + 100 * M) == world.truth(first, first + 100)
+        assert loop.time() - begun_s < 0.3
+    for job in jobs:
+        assert (await ended(world, job))["state"] == "done"
+    assert fetched_twice(world) == []
+    assert world.vendor.refused == 0
+
+
+async def test_it_waits_while_the_daemon_is_busy(world: World) -> None:
+    gate = world.daemon.gate
+    with ExitStack() as waiting:
+        for _ in range(20):
+            waiting.enter_context(gate.request())
+        told = await begin(world)
+        await until(world, told, lambda one: one["state"] == "running")
+        assert not gate.is_open
+        assert world.vendor.asked == []
+    assert (await ended(world, told))["state"] == "done"
+
+
+WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no such provider": ({"provider": "nobody"}, 404, "unknown_provider"),
+    "no such market": ({"market": "moon"}, 404, "unknown_market"),
+    "no such symbol": ({"symbol": "nothing"}, 404, "unknown_symbol"),
+    "a timeframe that cannot be made": ({"timeframe": "1s"}, 501, "unsupported"),
+    "no timeframe": ({"timeframe": "soon"}, 400, "invalid_input"),
+    "no time": ({"since": "yesterday"}, 400, "invalid_input"),
+    "the wrong way round": ({"since": START + M, "before": START}, 400, "invalid_input"),
+    "an unknown key": ({"force": True}, 400, "invalid_input"),
+    "an unknown parameter": ({"params": {"adjust": "no"}}, 400, "invalid_input"),
+    "no truth": ({"repair": "yes"}, 400, "invalid_input"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_what_is_wrong_with_one_is_said_and_nothing_begins(world: World, name: str) -> None:
+    fields, code, error = WRONG[name]
+    wanted = {
+        "market": "crypto",
+        "provider": "vendor",
+        "symbol": SYMBOL,
+        "timeframe": "1m",
+        "since": START,
+    }
+    answered, body = await call(world, "POST", json=wanted | fields)
+    assert (answered, body["code"]) == (code, error), body
+    assert (await call(world, "GET"))[1] == {"backfills": []}
+
+
+async def test_a_body_that_is_none_is_said_to_be_none(world: World) -> None:
+    for sent, kind, code in (
+        (b"{", "application/json", 400),
+        (b"[]", "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b"", "application/json", 400),
+        (b"{}", "text/plain", 415),
+    ):
+        answered, body = await call(world, "POST", data=sent, headers={"Content-Type": kind})
+        assert answered == code, body
+        assert body["detail"].endswith(".")
+
+
+async def test_what_is_not_there_is_not_found_and_what_has_ended_cannot_be_paused(world: World) -> None:
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume")):
+        code, body = await call(world, method, f"{PATH}/none{path}")
+        assert (code, body["code"]) == (404, "not_found")
+    told = await ended(world, await begin(world, before=START + M))
+    for what in ("pause", "resume"):
+        code, body = await call(world, "POST", f"{PATH}/{told['id']}/{what}")
+        assert (code, body["code"]) == (409, "conflict")
