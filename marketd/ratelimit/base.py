@@ -65,9 +65,12 @@ class RateLimiter:
         """
         loop = asyncio.get_running_loop()
         line = self._lines[background]
-        turn_s = line.turn_s(loop.time())
-        if line.waiting >= MOST_WAITING or (deadline_s is not None and turn_s > deadline_s):
-            raise _refused(turn_s - loop.time())
+        now_s = loop.time()
+        turn_s = line.turn_s(now_s)
+        # Who has no time left though nobody is in line is not late because of the rate limit.
+        is_late = deadline_s is not None and turn_s > max(now_s, deadline_s)
+        if is_late or line.waiting >= MOST_WAITING:
+            raise _refused(turn_s - now_s)
         weight_s = cost * limit.interval_us / 1e6
         line.waiting += 1
         line.queued_s += weight_s

@@ -83,6 +83,13 @@ def test_who_would_wait_beyond_the_deadline_is_told_at_once_how_long() -> None:
     run_hastily(run())
 
 
+def test_a_deadline_that_has_passed_is_no_matter_of_the_rate_limit_while_there_is_room() -> None:
+    async def run() -> None:
+        await limiter().acquire(ONE_A_SECOND, deadline_s=asyncio.get_running_loop().time() - 1)
+
+    run_hastily(run())
+
+
 def test_a_refused_caller_has_spent_nothing() -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
