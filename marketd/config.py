@@ -129,6 +129,11 @@ class StreamConfig:
     max_subscriptions: int = setting(whole(1, 1_000_000), 1000, "The most streams of one client.")
     max_symbols: int = setting(whole(1, 1_000_000), 100, "The most symbols in one subscribe message.")
     max_message: ByteCount = setting(size(), "1MB", "The largest message that a client may send.")
+    stall: Millis = setting(
+        duration(),
+        "30s",
+        "How long a provider's stream may say nothing before its history is asked whether it is mute.",
+    )
     linger: Millis = setting(
         duration(least="0ms"), "10s", "How long a provider's stream is kept after its last client left."
     )

@@ -116,6 +116,7 @@ class Daemon:
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
+            stall_ms=config.stream.stall,
         )
         app = make_app(
             server=config.server,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from marketd.domain.bar import Bar, open_time, select
 from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
 from marketd.domain.errors import NotReady, ProviderFailed
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler
@@ -112,6 +113,19 @@ class History:
         return HistoryRead(
             bars, reach, [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty], failure
         )
+
+    async def proven(self, feed: Feed, span: TimeRange) -> list[TimeRange]:
+        """Where the store has every base bar that there is."""
+        stored = await self._storage.read(feed.series, span, limit=0)
+        return merge([*proven(stored.coverage), *subtract(span, [feed.life])])
+
+    async def aggregate(
+        self, feed: Feed, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
+    ) -> list[Bar]:
+        """The first or last `limit` bars of `timeframe` in `span`, of which all base bars are proven."""
+        bars = await self._storage.aggregate(feed.series, timeframe, span, limit=limit, newest=newest)
+        self._metrics.bars_served.labels("aggregates").inc(len(bars))
+        return bars
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""

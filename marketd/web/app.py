@@ -43,7 +43,7 @@ def make_app(
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream
     app[READY] = answers
-    endpoint = StreamEndpoint()
+    endpoint = StreamEndpoint(metrics)
     app.on_shutdown.append(endpoint.shutdown)
     app.add_routes(
         [

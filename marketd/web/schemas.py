@@ -219,6 +219,12 @@ class HealthOut(Schema):
     message = fields.String(required=True)
 
 
+class FeedsOut(Schema):
+    live = fields.Integer(required=True)
+    stale = fields.Integer(required=True)
+    down = fields.Integer(required=True)
+
+
 class ProviderOut(Schema):
     provider = fields.String(required=True)
     plugin = fields.String(required=True)
@@ -229,6 +235,9 @@ class ProviderOut(Schema):
     )
     features = fields.List(fields.String(), required=True)
     health = fields.Nested(HealthOut, required=True)
+    feeds = fields.Nested(
+        FeedsOut, required=True, metadata={"description": "How many series are followed, by state."}
+    )
 
 
 class ProvidersOut(Schema):
