@@ -15,6 +15,7 @@ _FAMILIES = {
     "resampling": "a million minutes into hours",
     "fanout": "a message to 1,000 WebSocket clients",
     "idle": "start, memory, and memory of a client",
+    "files": "a CSV file into the store and out of it",
     "depth": "a range out of 1 million and out of 50 million bars",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import sqlite3
 import stat
@@ -14,9 +15,16 @@ import aiohttp
 import pytest
 from click.testing import CliRunner, Result
 from house import START, House, M
+from scripted import INSTRUMENT, MINUTE, bar
 from test_cli import run
 
 from marketd.cli import main
+from marketd.control.address import socket_beside
+from marketd.control.client import connected
+from marketd.control.server import ControlServer
+from marketd.domain.instrument import Series
+from marketd.storage.sqlite import SQLiteStorage
+from marketd.storage.sqlite.profile import STATEMENTS
 
 NAMES = ("--market", "crypto", "--provider", "sim", "--symbol", "BTC/USD", "--timeframe", "1m")
 HEADING = "timestamp_ms,open,high,low,close,volume"
@@ -257,13 +265,50 @@ def test_without_a_database_it_is_said_how_one_comes_to_be(
     assert not shell.database.exists()
 
 
+# Profile
+
+
+def test_no_statement_of_the_store_looks_at_a_whole_table(shell: Shell) -> None:
+    shell.take(*map(minute, range(3_000)))
+    heading, *rows = shell("profile-queries").stdout.splitlines()
+    assert heading.split() == ["statement", "ms", "how"]
+    assert len(rows) == len(STATEMENTS)
+    (first,) = [row for row in rows if row.startswith("first bars ")]
+    assert re.search(r"^first bars +\d+\.\d\d +SEARCH bar USING PRIMARY KEY \(series=\?", first)
+
+
+async def test_every_reading_statement_is_timed_and_the_plans_are_the_same_over_the_socket(
+    tmp_path: Path,
+) -> None:
+    series = Series(INSTRUMENT, MINUTE)
+    storage = SQLiteStorage(tmp_path / "bars.db")
+    await storage.open()
+    await storage.store(series, [bar(number) for number in range(3_000)], [], at_ms=0)
+    await storage.store_ticks(INSTRUMENT, [(0, 1.0, 1.0, "", "")])
+    server = ControlServer(storage, socket_beside(tmp_path / "bars.db"))
+    await server.open()
+    here = await storage.profile()
+    async with connected(socket_beside(tmp_path / "bars.db")) as remote:
+        there = await remote.profile()
+    await server.close()
+    await storage.close()
+    assert [plan[:4] for plan in here] == [tuple(plan[:4]) for plan in there]
+    assert {plan.statement for plan in here} == {" ".join(one.split()) for one in STATEMENTS.values()}
+    assert not [plan for plan in here if plan.scans]
+    # The two without an order are parts of others; _STEP_END and _ALL_TICKS belong to writing.
+    untimed = {
+        plan.name for plan in here if plan.took_ms is None and plan.statement.startswith("SELECT")
+    }
+    assert untimed == {"read bars", "read rollup", "read ticks", "all ticks", "step end"}
+
+
 # Check, backup, restore
 
 
 def test_a_sound_database_is_said_to_be_so(shell: Shell) -> None:
     shell.take(minute(0), minute(1))
     lines = shell("check").stdout.splitlines()
-    assert "1 series, 2 bars" in lines[0]
+    assert "1 series, 2 bars, 0 trades" in lines[0]
     assert lines[1] == "ok"
 
 
@@ -281,7 +326,7 @@ def test_a_sound_database_is_said_to_be_so(shell: Shell) -> None:
         ),
         ("UPDATE bar SET t = t + 1", "has 2 bars off the grid of 1m"),
         ("UPDATE bar SET t = t + 60000 * 1000000000", "has bars outside the years"),
-        ("UPDATE bar SET series = 9", "The table bar has rows of 1 series that are not known."),
+        ("UPDATE bar SET series = 9", "The table bar has rows of 1 series that nothing names."),
         ("UPDATE series SET timeframe = 'x'", "has no timeframe that is one"),
         ("PRAGMA user_version = 999", "newer marketd"),
     ],

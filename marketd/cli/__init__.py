@@ -14,6 +14,7 @@ from marketd.cli.check_config import check_config
 from marketd.cli.export import export
 from marketd.cli.import_bars import import_bars
 from marketd.cli.plugins import plugins
+from marketd.cli.profile_queries import profile_queries
 from marketd.cli.serve import serve
 from marketd.cli.tail import tail
 from marketd.cli.upkeep import backup, check, restore
@@ -45,5 +46,6 @@ for _command in (
     backup,
     restore,
     aggregates,
+    profile_queries,
 ):
     main.add_command(_command)

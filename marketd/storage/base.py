@@ -71,16 +71,17 @@ class Checkup(NamedTuple):
 
 
 class QueryPlan(NamedTuple):
-    """How the database comes by the answer of one of the store's statements, and what one run took.
+    """How the database runs one of the store's statements, step by step.
 
-    `scans` are the steps that look at a whole table.
+    `scans` are the steps that look at a whole table, or sort. `took_ms` is what one run took, None of
+    one that would change something.
     """
 
     name: str
     statement: str
     steps: Sequence[str]
     scans: Sequence[str]
-    took_ms: float
+    took_ms: float | None
 
 
 Changed: TypeAlias = Callable[[Series, TimeRange], None]
@@ -234,5 +235,5 @@ class Storage(ABC):
         raise Unsupported("This database is backed up with its own tools.")
 
     async def profile(self) -> list[QueryPlan]:
-        """How the statements that reading waits for are run over what is stored, one run of each."""
+        """How each of the store's statements is run over what is stored; those that read are timed."""
         raise Unsupported("This database is profiled with its own tools.")

@@ -217,6 +217,30 @@ async def test_a_backup_that_is_there_already_stays_unless_it_is_to_be_replaced(
     assert target.read_bytes() != first
 
 
+async def test_writes_and_reads_go_on_during_a_backup_which_is_of_one_instant(
+    storage: SQLiteStorage, tmp_path: Path
+) -> None:
+    page = [bar(minute) for minute in range(5_000)]
+    for number in range(20):
+        await storage.store(Series(INSTRUMENT, MINUTE, f"{number}"), page, [], at_ms=START)
+    target = tmp_path / "copy.db"
+    backing_up = asyncio.create_task(storage.back_up(target, replace=False))
+    written = 0
+    while not backing_up.done():
+        await storage.store(SERIES, [bar(written)], PROVEN, at_ms=START)
+        written += 1
+        assert len((await storage.read(SERIES, EVER, limit=written + 1)).bars) == written
+    await backing_up
+    copy = SQLiteStorage(target)
+    await copy.open()
+    kept = (await copy.read(SERIES, EVER, limit=written + 1)).bars
+    assert (await copy.check()).problems == []
+    await copy.close()
+    assert written > 1
+    assert kept == [bar(number) for number in range(len(kept))]
+    assert len(kept) < written
+
+
 async def test_a_command_that_goes_away_ends_its_backup(
     server: ControlServer, database: Path, storage: SQLiteStorage, tmp_path: Path
 ) -> None:

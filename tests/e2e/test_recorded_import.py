@@ -27,7 +27,7 @@ async def test_a_year_of_minutes_goes_in_and_comes_out_with_its_gaps(
     try:
         into = await run("import", str(recording), *NAMES, "-c", str(config))
         assert into == (0, f"{recording.name}: 512,727 bars: 512,727 new\n", "")
-        exported = tmp_path / "out.csv.gz"
+        exported = tmp_path / "out.csv"
         out = await run("export", str(exported), "-c", str(config))
         assert out == (0, f"{exported}: 512,727 bars\n", "")
         question = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import math
+import pkgutil
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
+from marketd.storage import sqlite
 from marketd.storage.sqlite import (
     bars,
     coverage,
@@ -30,19 +33,12 @@ from marketd.storage.sqlite import (
     writer,
 )
 from marketd.storage.sqlite.names import SeriesIds
+from marketd.storage.sqlite.profile import EVERY_ROW, STATEMENTS
 from marketd.storage.sqlite.schema import migrate
 
 SERIES = Series(INSTRUMENT, MINUTE)
 SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE) ")
 MODULES = (bars, coverage, jobs, names, probe, rolled, rollups, ticks)
-STATEMENTS = {
-    name: text
-    for module in MODULES
-    for name, text in vars(module).items()
-    if isinstance(text, str) and SQL.match(text)
-}
-# These are to look at every row there is.
-EVERY_ROW = {"_ALL_SERIES", "_EMPTY_PROBE"}
 
 
 @pytest.fixture
@@ -77,6 +73,12 @@ def test_no_statement_looks_at_rows_that_it_does_not_need(
 
 
 def test_every_statement_is_one_of_those_checked() -> None:
+    # A check and a profile look over everything, by the command of whoever wants that.
+    apart = {"checkup", "profile"}
+    for found in pkgutil.iter_modules(sqlite.__path__):
+        module = importlib.import_module(f"{sqlite.__name__}.{found.name}")
+        for name, text in vars(module).items() if found.name not in apart else ():
+            assert not (isinstance(text, str) and SQL.match(text)) or STATEMENTS[name] == text
     trees = [ast.parse(inspect.getsource(module)) for module in (*MODULES, store, writer)]
     functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inside = [

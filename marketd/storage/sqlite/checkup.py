@@ -33,14 +33,21 @@ _CROOKED = """
             lag(range_end) OVER (PARTITION BY series ORDER BY range_start) AS reached FROM coverage)
     WHERE range_end <= range_start OR range_start < reached OR range_start < ? OR range_end > ?
 """
-# The series of a table, each found by one step into its key.
+# Whose rows a table has, each owner found by one step into its key.
 _STRAY = """
     WITH RECURSIVE known (id) AS (
-        SELECT min(series) FROM {table}
+        SELECT min({owner}) FROM {table}
         UNION ALL
-        SELECT (SELECT min(series) FROM {table} WHERE series > id) FROM known WHERE id NOT NULL)
-    SELECT count(*) FROM known WHERE id NOT NULL AND id NOT IN (SELECT id FROM series)
+        SELECT (SELECT min({owner}) FROM {table} WHERE {owner} > id) FROM known WHERE id NOT NULL)
+    SELECT count(*) FROM known WHERE id NOT NULL AND id NOT IN (SELECT id FROM {owner})
 """
+_OWNERS = {
+    "bar": "series",
+    "coverage": "series",
+    "rollup": "series",
+    "rolled": "series",
+    "tick": "instrument",
+}
 
 
 def check(path: Path, stop: threading.Event, *, still: bool = False) -> Checkup:
@@ -56,9 +63,13 @@ def check(path: Path, stop: threading.Event, *, still: bool = False) -> Checkup:
             facts.append(f"schema {version} of {len(MIGRATIONS)}")
             if version == len(MIGRATIONS):
                 counts = _content(connection, problems)
-                facts += [f"{counts.series:,} series", f"{counts.bars:,} bars"]
+                facts += [
+                    f"{counts.series:,} series",
+                    f"{counts.bars:,} bars",
+                    f"{counts.trades:,} trades",
+                ]
                 if counts.unproven:
-                    facts.append(f"{counts.unproven:,} of them in ranges that are asked for again")
+                    facts.append(f"{counts.unproven:,} bars in ranges that are asked for again")
             elif version > len(MIGRATIONS):
                 problems.append("It was made by a newer marketd: upgrade this one.")
             elif version == 0:
@@ -74,6 +85,7 @@ class _Counts(NamedTuple):
     series: int
     bars: int
     unproven: int
+    trades: int
 
 
 def _content(connection: sqlite3.Connection, problems: list[str]) -> _Counts:
@@ -84,14 +96,15 @@ def _content(connection: sqlite3.Connection, problems: list[str]) -> _Counts:
         count, proven = _of_series(connection, number, f"{name}@{timeframe}", timeframe, problems)
         bars += count
         unproven += count - proven
-    for table in ("bar", "coverage", "rollup", "rolled"):
-        (strays,) = connection.execute(_STRAY.format(table=table)).fetchone()
+    for table, owner in _OWNERS.items():
+        (strays,) = connection.execute(_STRAY.format(table=table, owner=owner)).fetchone()
         if strays:
-            problems.append(f"The table {table} has rows of {strays} series that are not known.")
+            problems.append(f"The table {table} has rows of {strays} {owner} that nothing names.")
     (crooked,) = connection.execute(_CROOKED, (MIN_MS, MAX_MS)).fetchone()
     if crooked:
         problems.append(f"{crooked} ranges of the coverage are empty, overlap or lie outside of time.")
-    return _Counts(len(series), bars, unproven)
+    (trades,) = connection.execute("SELECT count(*) FROM tick").fetchone()
+    return _Counts(len(series), bars, unproven, trades)
 
 
 def _of_series(

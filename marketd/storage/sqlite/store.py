@@ -21,7 +21,7 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Checkup, Job, Storage, Stored, StoredBars
+from marketd.storage.base import Checkup, Job, QueryPlan, Storage, Stored, StoredBars
 from marketd.storage.sqlite import bars as bar_rows
 from marketd.storage.sqlite import jobs as job_rows
 from marketd.storage.sqlite import rollups
@@ -31,6 +31,7 @@ from marketd.storage.sqlite.connection import Connection
 from marketd.storage.sqlite.names import SeriesIds, all_series
 from marketd.storage.sqlite.owner import FileOwnership
 from marketd.storage.sqlite.probe import empty, fill
+from marketd.storage.sqlite.profile import profile
 from marketd.storage.sqlite.schema import migrate
 from marketd.storage.sqlite.upkeep import apart, back_up
 from marketd.storage.sqlite.writer import Writer
@@ -161,6 +162,10 @@ class SQLiteStorage(Storage):
     async def back_up(self, target: Path, *, replace: bool) -> None:
         self._opened()
         await apart(lambda stop: back_up(self._path, target, replace=replace, stop=stop))
+
+    async def profile(self) -> list[QueryPlan]:
+        self._opened()
+        return await apart(partial(profile, self._path))
 
     async def _part(
         self, base: Series, timeframe: Timeframe, span: TimeRange, limit: int, newest: bool
