@@ -66,6 +66,11 @@ async def load(make: Callable[[], Any]) -> Any:
                 if client.apiKey:
                     await _try_key(client)
         finally:
+            # Of requests made at once, ccxt leaves the others behind when one fails.
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
             await client.close()
         return client
 

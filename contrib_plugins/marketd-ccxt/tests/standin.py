@@ -25,6 +25,7 @@ from marketd.plugins.sim import SimPlugin
 
 Answer = Callable[[], Awaitable[web.StreamResponse]]
 
+_HISTORIES: dict[str, Any] = {}
 MINUTE, DAY = Timeframe.parse("1m"), Timeframe.parse("1d")
 
 
@@ -50,7 +51,11 @@ class Exchange(ABC):
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Exchange]:
-        await self._sim.open()
+        # Making up its history takes longer than most tests; it is the same for all.
+        if not _HISTORIES:
+            await self._sim.open()
+            _HISTORIES.update(self._sim._histories)
+        self._sim._histories = _HISTORIES
         app = web.Application()
         app.router.add_get("/{host}/{path:.*}", self._answer)
         app.router.add_post("/{host}/{path:.*}", self._answer)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -394,3 +396,9 @@ def test_kraken_is_there_where_no_provider_is_named() -> None:
     assert list(loader.providers) == ["sim", "kraken"]
     named = load_plugins(load_config(None, {"MARKETD_PROVIDERS__A__PLUGIN": "sim"}))
     assert list(named.providers) == ["a"]
+
+
+def test_the_readme_has_every_setting_and_credential() -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE)) == set(CcxtSettings().fields)
+    assert all(f"`{name}`" in readme for name in CcxtCredentials().fields)
