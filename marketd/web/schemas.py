@@ -332,6 +332,7 @@ class ProviderStateOut(Schema):
 
 class ReadyOut(Schema):
     status = fields.String(required=True, validate=validate.OneOf(["ready", "not_ready"]))
+    message = fields.String(required=True, metadata={"description": "Why not, or empty."})
     plugins = fields.List(fields.Nested(PluginOut), required=True)
     providers = fields.List(fields.Nested(ProviderStateOut), required=True)
 
