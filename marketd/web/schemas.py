@@ -94,6 +94,8 @@ class Time(fields.Field[int]):
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON has one kind of number
         try:
             # RFC 3339 takes t and z, too; Python does not.
             return epoch_ms(value.upper() if isinstance(value, str) else value)

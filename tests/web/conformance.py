@@ -14,9 +14,15 @@ from marketd.domain.timeframe import Timeframe
 @schemathesis.hook
 def map_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
     """Keeps questions that are meant to make sense to the rules that the document gives in words."""
-    query: Any = case.query
-    if not query or case.meta is None or not case.meta.generation.mode.is_positive:
+    if case.meta is None or not case.meta.generation.mode.is_positive:
         return case
+    for given in (case.query, case.body):
+        if isinstance(given, dict):
+            _make_sense(given)
+    return case
+
+
+def _make_sense(query: dict[str, Any]) -> None:
     # A token comes from the answer before.
     query.pop("page_token", None)
     if query.get("symbol") == "ODD":
@@ -30,8 +36,7 @@ def map_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) ->
             Timeframe.parse(query["timeframe"])
         except InvalidInput:
             query["timeframe"] = "10y"
-    return case
 
 
 def moment(time: Any) -> int:
-    return epoch_ms(time.upper() if isinstance(time, str) else time)
+    return epoch_ms(time.upper() if isinstance(time, str) else int(time))

@@ -18,7 +18,7 @@ from marketd.daemon import Daemon
 from marketd.web.app import make_app
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60
+PATIENCE_S = 120
 # Not for OpenAPI: where a browser is sent on, and the WebSocket.
 UNDESCRIBED = {"/", "/api/v1/stream"}
 
