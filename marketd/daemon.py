@@ -19,7 +19,7 @@ from marketd.clock import Clock, SystemClock
 from marketd.config import Config
 from marketd.control.address import socket_beside
 from marketd.control.server import ControlServer
-from marketd.domain.errors import ConfigError, MarketdError
+from marketd.domain.errors import ConfigError, MarketdError, StorageFailed
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 5.0
 # How many bytes of answers about the past are kept ready.
 _READY_BYTES = 32 << 20
+# How often a store that takes no writes is tried.
+_PROBE_S = 1.0
 
 
 class Daemon:
@@ -75,8 +77,18 @@ class Daemon:
             found=found,
         )
         self.storage: Storage = SQLiteStorage(config.storage.sqlite_path)
-        self.is_ready = False
+        self._serves = False
         self.url = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered and what comes in can be kept."""
+        return self._serves and not self.storage.fault
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, in a sentence; empty if it is."""
+        return self.storage.fault if self._serves else "marketd is starting or stopping."
 
     async def start(self) -> None:
         """Opens everything; when it returns, requests are answered. Raises MarketdError if it cannot."""
@@ -85,13 +97,13 @@ class Daemon:
         except BaseException:
             await self._opened.aclose()
             raise
-        self.is_ready = True
+        self._serves = True
         self._notifier.ready(f"serving {self.url}")
         log.info("ready url=%s", self.url)
 
     async def stop(self) -> None:
         """Says goodbye to clients, ends the work under way and closes everything."""
-        self.is_ready = False
+        self._serves = False
         self._notifier.stopping()
         await self._opened.aclose()
         log.info("stopped")
@@ -159,6 +171,7 @@ class Daemon:
         await control.open()
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
+        supervisor.run("probe storage", partial(_probe, storage))
         await backfills.open()
         # A provider that is slow to open keeps nobody waiting but who asks for it.
         for provider in self.loader.providers.values():
@@ -190,3 +203,15 @@ async def _open(provider: Provider) -> None:
     except MarketdError:
         # The provider has logged it and shows it as its health; the next request tries again.
         return
+
+
+async def _probe(storage: Storage) -> None:
+    """Finds out that a store takes writes again, also when nobody has anything to write."""
+    while True:
+        await asyncio.sleep(_PROBE_S)
+        if storage.fault:
+            try:
+                await storage.probe()
+            except StorageFailed:
+                # The store has logged it, and says so until it is over.
+                continue

@@ -21,7 +21,11 @@ class Readiness(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """True once the store is open and the providers are set up, until shutdown begins."""
+        """True once the store is open and takes writes, until shutdown begins."""
+
+    @property
+    def reason(self) -> str:
+        """Why not, in a sentence; empty if it is ready."""
 
 
 BACKFILLS = web.AppKey("BACKFILLS", BackfillManager)

@@ -46,8 +46,11 @@ def describe(app: web.Application) -> dict[str, Any]:
             "responses": _responses(described["responses"], *described["produces"]),
         }
         bodies = [one["schema"] for one in described["schemas"] if one["location"] == "json"]
-        if bodies:
-            operation["requestBody"] = {"content": {"application/json": {"schema": bodies[0]}}}
+        for body in bodies:
+            operation["requestBody"] = {
+                "required": any(field.required for field in body.fields.values()),
+                "content": {"application/json": {"schema": body}},
+            }
         spec.path(path=route.resource.canonical, operations={route.method.lower(): operation})
     document: dict[str, Any] = spec.to_dict()
     return document

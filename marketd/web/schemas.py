@@ -217,9 +217,9 @@ class BackfillIn(Input):
     """The history of a series that is to be there."""
 
     market = market_field(required=True)
-    provider = provider_field()
+    provider = provider_field(required=True)
     symbol = Text(128, required=True, metadata={"description": "The provider's own spelling."})
-    timeframe = TimeframeText()
+    timeframe = TimeframeText(required=True)
     since = Time("Bars that open at or after this time.", required=True)
     before = Time("Bars that open before this time; without it, up to now.")
     params = fields.Dict(
@@ -413,6 +413,7 @@ class ProviderStateOut(Schema):
 
 class ReadyOut(Schema):
     status = fields.String(required=True, validate=validate.OneOf(["ready", "not_ready"]))
+    message = fields.String(required=True, metadata={"description": "Why not, or empty."})
     plugins = fields.List(fields.Nested(PluginOut), required=True)
     providers = fields.List(fields.Nested(ProviderStateOut), required=True)
 

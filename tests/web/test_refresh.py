@@ -56,6 +56,7 @@ async def test_what_is_not_stored_is_nothing_to_do(filled: Daemon) -> None:
         ({"timeframe": "1x"}, "timeframe"),
         ({"timeframe": None}, "timeframe"),
         ({"since": "yesterday"}, "since"),
+        ({"since": 1.5}, "since"),
         ({"since": START, "before": START - 1}, "since"),
         ({"nonsense": 1}, "nonsense"),
         (["market"], "body"),

@@ -259,7 +259,7 @@ async def test_the_process_says_that_it_lives_and_is_ready(api: Api, daemon: Dae
     assert errors.keys() >= {"sim", "replay"}
     assert not any(errors.values())
     assert {one["provider"] for one in ready["providers"]} == {"sim", "files"}
-    daemon.is_ready = False
+    daemon._serves = False
     async with api.session.get("/readyz") as response:
         assert response.status == 503
         assert (await response.json())["status"] == "not_ready"

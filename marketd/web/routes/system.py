@@ -26,12 +26,14 @@ async def get_healthz(request: web.Request) -> web.Response:
     "Whether the daemon can answer",
     query=schemas.NoQuery,
     answers={200: (schemas.ReadyOut, "It can."), 503: (schemas.ReadyOut, "Not yet, or not any more.")},
-    description="Ready means that the store is open and the plugins are loaded. A plugin or provider "
-    "that failed is listed and does not make the daemon unready.",
+    description="Ready means that the store is open and takes writes, and the plugins are loaded. "
+    "`message` says why not; what is stored is served all the same. A plugin or provider that failed is "
+    "listed and does not make the daemon unready.",
 )
 async def get_readyz(request: web.Request) -> web.Response:
     loader = request.app[LOADER]
-    ready = request.app[READINESS].is_ready
+    readiness = request.app[READINESS]
+    ready = readiness.is_ready
     providers = [
         {"provider": name, "state": one.health.state, "message": one.health.message}
         for name, one in loader.providers.items()
@@ -52,6 +54,7 @@ async def get_readyz(request: web.Request) -> web.Response:
     ]
     body = {
         "status": "ready" if ready else "not_ready",
+        "message": readiness.reason,
         "plugins": plugins,
         "providers": providers,
     }

@@ -42,14 +42,14 @@ class _Streams(_Command):
         error_messages=reasons(_CHANNEL),
     )
     market = market_field(required=True)
-    provider = provider_field()
+    provider = provider_field(required=True)
     symbols = fields.List(
         fields.String(validate=validate.Length(1, 128, error=_SYMBOL), error_messages=reasons(_SYMBOL)),
         required=True,
         validate=validate.Length(1, error="has to name at least one symbol."),
         error_messages=reasons("has to be a list of symbols."),
     )
-    timeframe = TimeframeText()
+    timeframe = TimeframeText(required=True)
     params = fields.Dict(
         fields.String(),
         fields.String(error_messages=reasons("holds something that is not text.")),

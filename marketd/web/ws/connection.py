@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, NamedTuple
 
 from aiohttp import WSMsgType, web
@@ -20,6 +21,8 @@ from marketd.streaming.service import SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import cancel_all
 from marketd.web.ws.commands import decode, validated
+
+log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
 _PARTING_S = 5.0
@@ -103,7 +106,15 @@ class Connection:
                 case "ping":
                     self._say({"type": "pong", "id": command_id})
         except MarketdError as error:
-            self._say({"type": "error", "id": command_id, "code": error.code, "message": error.message})
+            self._refuse(command_id, error.code, error.message)
+        except Exception:
+            # A mistake of ours costs this command, not the socket and its streams.
+            log.exception("command failed id=%r", command_id)
+            sentence = "marketd made a mistake; its log has the details."
+            self._refuse(command_id, MarketdError.code, sentence)
+
+    def _refuse(self, command_id: str, code: str, message: str) -> None:
+        self._say({"type": "error", "id": command_id, "code": code, "message": message})
 
     async def _subscribe(self, command: dict[str, Any]) -> None:
         # All of the streams that a command names, with the base series behind each, or an error.
