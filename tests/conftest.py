@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import postgres, timescaledb
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +19,17 @@ def recordings() -> Path:
     if not (folder / "bars").is_dir():
         pytest.skip(f"no real recordings at {folder}: set MARKETD_RECORDINGS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A PostgreSQL that runs as long as the tests do; who restarts it starts one of their own."""
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def timescale_url() -> Iterator[str]:
+    """Where a TimescaleDB is that runs as long as the tests do, and takes one connection at a time."""
+    with timescaledb.running() as url:
+        yield url

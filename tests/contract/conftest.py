@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
 
+import asyncpg
 import pytest
+from servers.postgres import PostgresServer
 
 from marketd.storage import Storage
+from marketd.storage.postgres import PostgresStorage
 from marketd.storage.sqlite import SQLiteStorage
 
 Database: TypeAlias = Callable[[], Storage]  # makes a store, not yet open, always over the same data
 NewDatabase: TypeAlias = Callable[[], Database]  # makes an empty database
 
 
-def _sqlite(folder: Path) -> NewDatabase:
+def _sqlite(request: pytest.FixtureRequest) -> NewDatabase:
+    folder: Path = request.getfixturevalue("tmp_path_factory").mktemp("sqlite")
     numbers = count()
 
     def new_database() -> Database:
@@ -26,15 +33,46 @@ def _sqlite(folder: Path) -> NewDatabase:
     return new_database
 
 
-STORAGES: Mapping[str, Callable[[Path], NewDatabase]] = {"sqlite": _sqlite}
+def _postgres(request: pytest.FixtureRequest) -> NewDatabase:
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return _schemas(server.url(), partial(PostgresStorage, connections=3))
+
+
+def _timescale(request: pytest.FixtureRequest) -> NewDatabase:
+    # It has one connection for everything.
+    return _schemas(request.getfixturevalue("timescale_url"), partial(PostgresStorage, connections=1))
+
+
+def _schemas(url: str, make: Callable[[str], Storage]) -> NewDatabase:
+    """Each empty database is a new schema of the one at `url`, which costs next to nothing."""
+    names = (f"contract_{number}" for number in count())
+    anywhere = ThreadPoolExecutor(1)  # where another loop may run than the test's
+
+    async def make_schema(name: str) -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"CREATE SCHEMA {name}")
+        await connection.close()
+
+    def new_database() -> Database:
+        name = next(names)
+        anywhere.submit(asyncio.run, make_schema(name)).result()
+        where = f"{url}{'&' if '?' in url else '?'}search_path={name}"
+        return lambda: make(where)
+
+    return new_database
+
+
+STORAGES: Mapping[str, Callable[[pytest.FixtureRequest], NewDatabase]] = {
+    "sqlite": _sqlite,
+    "postgres": _postgres,
+    "timescale": _timescale,
+}
 
 
 @pytest.fixture(scope="session", params=STORAGES)
-def new_database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> NewDatabase:
+def new_database(request: pytest.FixtureRequest) -> NewDatabase:
     """Empty databases of one backend, as many as a test asks for."""
-    return STORAGES[request.param](tmp_path_factory.mktemp(request.param))
+    return STORAGES[request.param](request)
 
 
 @pytest.fixture

@@ -1,0 +1,245 @@
+"""The PostgreSQL store: writes grouped into durable transactions, reads beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.coverage import Covered
+from marketd.domain.errors import StorageFailed
+from marketd.domain.instrument import Instrument, Series
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
+from marketd.storage.base import Job, Storage, Stored, StoredBars
+from marketd.storage.postgres import bars as bar_rows
+from marketd.storage.postgres import names
+from marketd.storage.postgres import ticks as tick_rows
+from marketd.storage.postgres.connection import (
+    FAILURES,
+    Connection,
+    Pool,
+    acquired,
+    connect,
+    is_away,
+    reason,
+)
+from marketd.storage.postgres.opening import prepare
+
+# One transaction takes the writes that are waiting, up to this many: one flush to disk for all.
+_GROUP = 500
+_CLOSE_S = 5.0
+
+_PROBE = "UPDATE marketd_schema SET version = version"
+_SAVE_JOB = """
+    INSERT INTO job (id, kind, state, body, created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, state = excluded.state, body = excluded.body,
+        created_ms = excluded.created_ms, updated_ms = excluded.updated_ms
+"""
+_JOBS = """
+    SELECT id, kind, state, body, created_ms, updated_ms FROM job
+    WHERE kind = $1 ORDER BY created_ms, id COLLATE "C"
+"""
+_DELETE_JOB = "DELETE FROM job WHERE id = $1"
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """One call of `store`, and what comes of it."""
+
+    series: Series
+    bars: Sequence[Bar]
+    covered: Sequence[Covered]
+    at_ms: int
+    outcome: asyncio.Future[Stored]
+
+
+class PostgresStorage(Storage):
+    """Everything in one schema of a PostgreSQL database, plain or with TimescaleDB."""
+
+    def __init__(self, url: str, *, connections: int = 4) -> None:
+        super().__init__()
+        self._url = url
+        self._connections = connections
+        self._changing = asyncio.Lock()
+        self._pool: Pool | None = None
+        self._ids = names.Ids()
+        self._waiting: deque[_Write] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        async with self._changing:
+            pool = await connect(self._url, self._connections)
+            try:
+                self.lacks = await prepare(pool)
+            except BaseException:
+                pool.terminate()
+                raise
+            self._ids = names.Ids()
+            self._pool = pool
+
+    async def close(self) -> None:
+        async with self._changing:
+            pool, self._pool = self._pool, None
+            if pool is None:
+                return
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    if self._writing is not None:
+                        await asyncio.wait([self._writing])
+                    await pool.close()
+            except FAILURES:
+                # It is away, or so slow that what is under way is given up; both are told.
+                pool.terminate()
+            except BaseException:
+                pool.terminate()
+                raise
+
+    async def probe(self) -> None:
+        async with self._work("written") as connection:
+            await connection.execute(_PROBE)
+        self.fault = ""
+
+    async def store(
+        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
+    ) -> Stored:
+        pool = self._opened()
+        outcome = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Write(series, bars, covered, at_ms, outcome))
+        # Whichever call comes first writes for all that wait, in a task that no caller can cancel.
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_waiting(pool))
+        return await outcome
+
+    async def read(
+        self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> StoredBars:
+        async with self._work("read") as connection:
+            series_id = await self._ids.find(connection, series)
+            if series_id is None or span.is_empty:
+                return StoredBars([], [])
+            return await bar_rows.read(connection, series_id, span, limit=limit, newest=newest)
+
+    async def series_list(self) -> list[Series]:
+        async with self._work("read") as connection:
+            return await names.all_series(connection)
+
+    async def aggregate(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Bar]:
+        raise NotImplementedError
+
+    async def refresh(self, base: Series | None = None, span: TimeRange | None = None) -> int:
+        raise NotImplementedError
+
+    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+        async with self._work("written") as connection:
+            async with connection.transaction():
+                instrument_id = await self._ids.ensure(connection, instrument)
+                new = await tick_rows.store(connection, instrument_id, ticks)
+            self._ids.keep([(instrument, instrument_id)])
+        self.fault = ""
+        return new
+
+    async def read_ticks(
+        self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Tick]:
+        async with self._work("read") as connection:
+            instrument_id = await self._ids.find(connection, instrument)
+            if instrument_id is None:
+                return []
+            return await tick_rows.read(connection, instrument_id, span, limit=limit, newest=newest)
+
+    async def drop_ticks(self, before_ms: int) -> int:
+        total = 0
+        async with self._work("read") as connection:
+            instruments = await names.all_instruments(connection)
+        for instrument_id in instruments:
+            while True:
+                async with self._work("written") as connection:
+                    gone = await tick_rows.drop(connection, instrument_id, before_ms)
+                if gone == 0:
+                    break
+                total += gone
+        return total
+
+    async def save_job(self, job: Job) -> None:
+        async with self._work("written") as connection:
+            await connection.execute(_SAVE_JOB, *job)
+        self.fault = ""
+
+    async def jobs(self, kind: str) -> list[Job]:
+        async with self._work("read") as connection:
+            return [Job(*row) for row in await connection.fetch(_JOBS, kind)]
+
+    async def delete_job(self, job_id: str) -> None:
+        async with self._work("written") as connection:
+            await connection.execute(_DELETE_JOB, job_id)
+
+    def _opened(self) -> Pool:
+        if self._pool is None:
+            raise StorageFailed("The database is not open.")
+        return self._pool
+
+    @asynccontextmanager
+    async def _work(self, done: str) -> AsyncIterator[Connection]:
+        """A connection for something that is `read` or `written`, which StorageFailed says if it fails."""
+        pool = self._opened()
+        try:
+            async with acquired(pool) as connection:
+                yield connection
+        except FAILURES as error:
+            raise self._failed(done, error) from error
+
+    def _failed(self, done: str, error: BaseException) -> StorageFailed:
+        message = f"The database cannot be {done}: {reason(error)}."
+        if done == "written" and is_away(error):
+            self.fault = message
+        return StorageFailed(message)
+
+    async def _write_waiting(self, pool: Pool) -> None:
+        while self._waiting:
+            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), _GROUP))]
+            await self._write(pool, group)
+
+    async def _write(self, pool: Pool, group: Sequence[_Write]) -> None:
+        """Writes all of `group`; if that fails, each of them alone, so that only the faulty fail."""
+        try:
+            async with acquired(pool) as connection:
+                async with connection.transaction():
+                    rows = await names.lock(connection, self._ids, (write.series for write in group))
+                    results = [
+                        await bar_rows.store(
+                            connection, rows[write.series], write.bars, write.covered, write.at_ms
+                        )
+                        for write in group
+                    ]
+                self._ids.keep(rows.items())
+        except Exception as error:
+            if len(group) > 1 and not is_away(error):
+                for write in group:
+                    await self._write(pool, [write])
+                return
+            failure = self._failed("written", error)
+            failure.__cause__ = error
+            for write in group:
+                # A server that goes away may have committed before: whoever keeps answers looks again.
+                if is_away(error):
+                    self._tell_of(write)
+                if not write.outcome.done():
+                    write.outcome.set_exception(failure)
+        else:
+            self.fault = ""
+            for write, stored in zip(group, results, strict=True):
+                if stored.inserted or stored.revised:
+                    self._tell_of(write)
+                if not write.outcome.done():
+                    write.outcome.set_result(stored)
+
+    def _tell_of(self, write: _Write) -> None:
+        """Tells the listeners which bars a write has changed."""
+        if write.bars:
+            self._tell(write.series, TimeRange(write.bars[0][0], write.bars[-1][0] + 1))
