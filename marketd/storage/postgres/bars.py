@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 from asyncpg import Record
 
@@ -16,6 +17,7 @@ from marketd.domain.coverage import Covered, Reason, lay
 from marketd.domain.timerange import TimeRange, merge
 from marketd.storage.base import Revision, Stored, StoredBars
 from marketd.storage.postgres.connection import Connection
+from marketd.storage.postgres.freshness import spoil
 
 # The most bars in one statement.
 PIECE = 5_000
@@ -23,7 +25,7 @@ PIECE = 5_000
 _COLUMNS = "t, open, high, low, close, volume"
 _ARRAYS = ", ".join(f"array_agg({name})" for name in _COLUMNS.split(", "))
 _PAGE = f"SELECT {_COLUMNS} FROM bar WHERE series = $1 AND t >= $2 AND t < $3 ORDER BY t"
-_FIRST_BARS = f"SELECT {_ARRAYS} FROM ({_PAGE} LIMIT $4) AS page"
+_FIRST_BARS = f"SELECT {_ARRAYS} FROM ({_PAGE} LIMIT $4) AS page"  # noqa: S608 - of constants
 _LAST_BARS = f"SELECT {_ARRAYS} FROM ({_PAGE} DESC LIMIT $4) AS page"
 _COVERAGE = """
     SELECT array_agg(range_start), array_agg(range_end), array_agg(reason) FROM (
@@ -68,10 +70,10 @@ async def read(
         # All pieces of one instant.
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             bars = await read_bars(connection, series_id, span, limit=limit, newest=newest)
-            known = await connection.fetchrow(_COVERAGE, series_id, *span)
+            (known,) = await connection.fetch(_COVERAGE, series_id, *span)
         return StoredBars(bars, _covered(known, span))
     both = _LAST_BARS_AND_COVERAGE if newest else _FIRST_BARS_AND_COVERAGE
-    row = await connection.fetchrow(both, series_id, *span, limit)
+    (row,) = await connection.fetch(both, series_id, *span, limit)
     return StoredBars(_bars(row, newest), _covered(row[6:], span))
 
 
@@ -82,7 +84,7 @@ async def read_bars(
     statement = _LAST_BARS if newest else _FIRST_BARS
     pieces: list[list[Bar]] = []
     while limit > 0:
-        row = await connection.fetchrow(statement, series_id, *span, min(limit, PIECE))
+        (row,) = await connection.fetch(statement, series_id, *span, min(limit, PIECE))
         piece = _bars(row, newest)
         pieces.append(piece)
         if len(piece) < PIECE:
@@ -103,13 +105,15 @@ async def store(
     revised: list[Revision] = []
     for first in range(0, len(bars), PIECE):
         piece = bars[first : first + PIECE]
-        new, times, revs = await connection.fetchrow(
+        ((new, times, revs),) = await connection.fetch(
             _UPSERT, series_id, at_ms, *zip(*piece, strict=True)
         )
         inserted += new
         if times:
             changed = dict(zip(times, revs, strict=True))
             revised += [Revision(bar, changed[bar[0]]) for bar in piece if bar[0] in changed]
+    if inserted or revised:
+        await spoil(connection, series_id, TimeRange(bars[0][0], bars[-1][0] + 1))
     await _lay_coverage(connection, series_id, covered)
     return Stored(inserted, revised)
 
@@ -119,7 +123,8 @@ async def _lay_coverage(connection: Connection, series_id: int, covered: Sequenc
     for run in merge(one.range for one in stated):
         # Rows that overlap or touch the new statements may grow together with them.
         wider = TimeRange(run.start_ms - 1, run.end_ms + 1)
-        old = _covered(await connection.fetchrow(_COVERAGE, series_id, *wider))
+        (known,) = await connection.fetch(_COVERAGE, series_id, *wider)
+        old = _covered(known)
         new = lay(old, [one for one in stated if not one.range.clip(run).is_empty])
         if new != old:
             await connection.execute(_DELETE_COVERAGE, series_id, new[0].start_ms, wider.end_ms)
@@ -136,9 +141,10 @@ def _bars(row: Record, newest: bool) -> list[Bar]:
     return bars
 
 
-def _covered(row: Sequence[Sequence[int | str] | None], span: TimeRange | None = None) -> list[Covered]:
+def _covered(row: Any, span: TimeRange | None = None) -> list[Covered]:
     starts, ends, reasons = row
-    if starts is None:
-        return []
-    known = [Covered(*one[:2], Reason(one[2])) for one in zip(starts, ends, reasons, strict=True)]
+    known = [
+        Covered(start_ms, end_ms, Reason(reason))
+        for start_ms, end_ms, reason in zip(starts or (), ends or (), reasons or (), strict=True)
+    ]
     return known if span is None else [one.clip(span) for one in known]

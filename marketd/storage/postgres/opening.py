@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import asyncpg
 
 from marketd.domain.errors import StorageFailed
 from marketd.storage.postgres.connection import FAILURES, Pool, acquired, reason
 from marketd.storage.postgres.schema import migrate
+from marketd.storage.postgres.timescale import Found, install
 
 OLDEST = 15
 
 
-async def prepare(pool: Pool) -> Sequence[str]:
-    """Brings the database up to date; gives what it does without. StorageFailed says what to do."""
+async def prepare(pool: Pool) -> Found:
+    """Brings the database up to date; says what it has. StorageFailed says what to do."""
     try:
         async with acquired(pool) as connection:
             major = connection.get_server_version().major
@@ -24,10 +23,12 @@ async def prepare(pool: Pool) -> Sequence[str]:
                 )
             if await connection.fetchval("SELECT pg_is_in_recovery()"):
                 raise StorageFailed(
-                    "The database server is a standby that only reads. Name the primary in [storage] url."
+                    "The database server is a standby, which only reads. "
+                    "Name the primary in [storage] url."
                 )
             async with connection.transaction():
                 await migrate(connection)
+                return await install(connection)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError) as error:
         raise StorageFailed(
             f"The database user lacks rights: {reason(error)}. "
@@ -36,4 +37,3 @@ async def prepare(pool: Pool) -> Sequence[str]:
         ) from error
     except FAILURES as error:
         raise StorageFailed(f"The database cannot be opened: {reason(error)}.") from error
-    return []

@@ -51,10 +51,11 @@ MIGRATIONS = (
     );
     CREATE TABLE fresh (
         series BIGINT NOT NULL,
-        timeframe TEXT NOT NULL,
+        kept TEXT NOT NULL,
         range_start BIGINT NOT NULL,
         range_end BIGINT NOT NULL,
-        PRIMARY KEY (series, timeframe, range_start)
+        claim BIGINT,
+        PRIMARY KEY (series, kept, range_start)
     );
     CREATE TABLE instrument (
         id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from marketd.domain.bar import Bar, Tick
@@ -13,11 +14,12 @@ from marketd.domain.coverage import Covered
 from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage.base import Job, Storage, Stored, StoredBars
 from marketd.storage.postgres import bars as bar_rows
 from marketd.storage.postgres import names
 from marketd.storage.postgres import ticks as tick_rows
+from marketd.storage.postgres.aggregates import Asked, Rollups
 from marketd.storage.postgres.connection import (
     FAILURES,
     Connection,
@@ -28,10 +30,15 @@ from marketd.storage.postgres.connection import (
     reason,
 )
 from marketd.storage.postgres.opening import prepare
+from marketd.storage.postgres.timescale import Views
+
+log = logging.getLogger(__name__)
 
 # One transaction takes the writes that are waiting, up to this many: one flush to disk for all.
 _GROUP = 500
 _CLOSE_S = 5.0
+# How often views are looked after; the database's own policies come as often.
+_REFRESH_S = 600.0
 
 _PROBE = "UPDATE marketd_schema SET version = version"
 _SAVE_JOB = """
@@ -69,23 +76,35 @@ class PostgresStorage(Storage):
         self._ids = names.Ids()
         self._waiting: deque[_Write] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._aggregates: Rollups
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         async with self._changing:
             pool = await connect(self._url, self._connections)
             try:
-                self.lacks = await prepare(pool)
+                found = await prepare(pool)
             except BaseException:
                 pool.terminate()
                 raise
+            self.lacks = found.lacks
             self._ids = names.Ids()
             self._pool = pool
+            if found.schema:
+                self._aggregates = Views(pool, found.schema)
+                self._refreshing = asyncio.create_task(self._keep_fresh())
+            else:
+                self._aggregates = Rollups(pool)
 
     async def close(self) -> None:
         async with self._changing:
             pool, self._pool = self._pool, None
             if pool is None:
                 return
+            if self._refreshing is not None:
+                self._refreshing.cancel()
+                await asyncio.wait([self._refreshing])
+                self._refreshing = None
             try:
                 async with asyncio.timeout(_CLOSE_S):
                     if self._writing is not None:
@@ -107,7 +126,7 @@ class PostgresStorage(Storage):
         self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
     ) -> Stored:
         pool = self._opened()
-        outcome = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Write(series, bars, covered, at_ms, outcome))
         # Whichever call comes first writes for all that wait, in a task that no caller can cancel.
         if self._writing is None or self._writing.done():
@@ -130,10 +149,22 @@ class PostgresStorage(Storage):
     async def aggregate(
         self, base: Series, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool = False
     ) -> list[Bar]:
-        raise NotImplementedError
+        self._opened()
+        with self._saying("read"):
+            async with self._work("read") as connection:
+                series_id = await self._ids.find(connection, base)
+            if series_id is None:
+                return []
+            asked = Asked(series_id, base.timeframe, timeframe)
+            return await self._aggregates.aggregate(asked, span, limit=limit, newest=newest)
 
     async def refresh(self, base: Series | None = None, span: TimeRange | None = None) -> int:
-        raise NotImplementedError
+        async with self._work("read") as connection:
+            series = [base] if base is not None else await names.all_series(connection)
+            ids = [(await self._ids.find(connection, one), one.timeframe) for one in series]
+        rows = {series_id: timeframe for series_id, timeframe in ids if series_id is not None}
+        with self._saying("written"):
+            return await self._aggregates.refresh(rows, span or TimeRange(MIN_MS, MAX_MS))
 
     async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
         async with self._work("written") as connection:
@@ -186,11 +217,16 @@ class PostgresStorage(Storage):
 
     @asynccontextmanager
     async def _work(self, done: str) -> AsyncIterator[Connection]:
-        """A connection for something that is `read` or `written`, which StorageFailed says if it fails."""
+        """A connection for something that is `read` or `written`, as StorageFailed will say."""
         pool = self._opened()
-        try:
+        with self._saying(done):
             async with acquired(pool) as connection:
                 yield connection
+
+    @contextmanager
+    def _saying(self, done: str) -> Iterator[None]:
+        try:
+            yield
         except FAILURES as error:
             raise self._failed(done, error) from error
 
@@ -199,6 +235,15 @@ class PostgresStorage(Storage):
         if done == "written" and is_away(error):
             self.fault = message
         return StorageFailed(message)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            try:
+                await self.refresh()
+            except StorageFailed as error:
+                # What is out of date is computed meanwhile, and the next round makes up for it.
+                log.info("views not refreshed reason=%s", error.message)
 
     async def _write_waiting(self, pool: Pool) -> None:
         while self._waiting:

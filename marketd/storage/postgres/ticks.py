@@ -64,7 +64,7 @@ async def read(
 
 
 async def drop(connection: Connection, instrument_id: int, before_ms: int) -> int:
-    """Deletes some of the oldest trades before a time; gives their number, zero if there are none left."""
+    """Deletes some trades before a time; gives their number, zero if none are left."""
     gone: int = await connection.fetchval(_DROP, instrument_id, before_ms, PIECE)
     return gone
 

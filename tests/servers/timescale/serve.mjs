@@ -9,6 +9,7 @@ const NO_SETTINGS = new Set(["user", "database", "client_encoding"]);
 const TERMINATE = "X".charCodeAt(0);
 
 const db = await PGlite.create({ extensions: { timescaledb } });
+await db.exec("CREATE EXTENSION timescaledb");
 const server = new PGLiteSocketServer({ db, path: process.argv[2], maxConnections: 100 });
 const execute = db.execProtocolRaw.bind(db);
 
