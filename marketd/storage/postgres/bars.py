@@ -22,11 +22,15 @@ from marketd.storage.postgres.freshness import spoil
 # The most bars in one statement.
 PIECE = 5_000
 
-_COLUMNS = "t, open, high, low, close, volume"
-_ARRAYS = ", ".join(f"array_agg({name})" for name in _COLUMNS.split(", "))
-_PAGE = f"SELECT {_COLUMNS} FROM bar WHERE series = $1 AND t >= $2 AND t < $3 ORDER BY t"
-_FIRST_BARS = f"SELECT {_ARRAYS} FROM ({_PAGE} LIMIT $4) AS page"  # noqa: S608 - of constants
-_LAST_BARS = f"SELECT {_ARRAYS} FROM ({_PAGE} DESC LIMIT $4) AS page"
+_FIRST_BARS = """
+    SELECT array_agg(t), array_agg(open), array_agg(high), array_agg(low), array_agg(close),
+        array_agg(volume)
+    FROM (
+        SELECT t, open, high, low, close, volume FROM bar
+        WHERE series = $1 AND t >= $2 AND t < $3 ORDER BY t LIMIT $4
+    ) AS page
+"""
+_LAST_BARS = _FIRST_BARS.replace("ORDER BY t", "ORDER BY t DESC")
 _COVERAGE = """
     SELECT array_agg(range_start), array_agg(range_end), array_agg(reason) FROM (
         SELECT range_start, range_end, reason FROM coverage
@@ -36,8 +40,9 @@ _COVERAGE = """
         ORDER BY range_start
     ) AS known
 """
-_FIRST_BARS_AND_COVERAGE = f"SELECT * FROM ({_FIRST_BARS}) AS bars, ({_COVERAGE}) AS coverage"
-_LAST_BARS_AND_COVERAGE = f"SELECT * FROM ({_LAST_BARS}) AS bars, ({_COVERAGE}) AS coverage"
+_BOTH = "SELECT * FROM (BARS) AS bars, (COVERAGE) AS coverage".replace("COVERAGE", _COVERAGE)
+_FIRST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _FIRST_BARS)
+_LAST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _LAST_BARS)
 # NaN equals NaN in PostgreSQL, so that "distinct" means here what same_bar denies.
 _UPSERT = """
     WITH written AS (
@@ -47,8 +52,8 @@ _UPSERT = """
         ON CONFLICT (series, t) DO UPDATE SET open = excluded.open, high = excluded.high,
             low = excluded.low, close = excluded.close, volume = excluded.volume,
             rev = bar.rev + 1, revised_at = $2
-        WHERE (bar.open, bar.high, bar.low, bar.close, bar.volume)
-            IS DISTINCT FROM (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
+        WHERE (bar.open, bar.high, bar.low, bar.close, bar.volume) IS DISTINCT FROM
+            (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
         RETURNING t, rev
     )
     SELECT count(*) FILTER (WHERE rev = 0),

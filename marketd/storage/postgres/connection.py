@@ -34,7 +34,7 @@ _AWAY = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, Timeo
 
 
 async def connect(url: str, connections: int) -> Pool:
-    """A pool over the database at `url`, reached once; StorageFailed that says what to do if it is not."""
+    """A pool over the database at `url`, reached once; else StorageFailed that says what to do."""
     where = _place(url)
     try:
         pool: Pool = await asyncpg.create_pool(

@@ -60,7 +60,7 @@ class Ids:
 
 
 async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dict[Series, int]:
-    """The rows of these series, made if need be; nobody else writes to them until the transaction ends."""
+    """The rows of these series, made if need be, for this transaction alone to write to."""
     rows = {series: await ids.ensure(connection, series) for series in sorted(set(group), key=_digest)}
     await connection.execute(_LOCK_SERIES, list(rows.values()))
     return rows

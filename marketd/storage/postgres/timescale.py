@@ -8,15 +8,12 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar
-from marketd.domain.timeframe import DAY_MS, Timeframe
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge
 from marketd.storage.postgres import freshness
 from marketd.storage.postgres.aggregates import Asked, Rollups, lock_row
 from marketd.storage.postgres.connection import Connection, Pool, acquired
 from marketd.storage.rollups import LEVELS, levels_of, most_bars, touched_buckets
-
-_BAR_CHUNK_MS, _TICK_CHUNK_MS = 28 * DAY_MS, DAY_MS
-_BARS_COMPRESSED_AFTER_MS, _TICKS_COMPRESSED_AFTER_MS = 56 * DAY_MS, 2 * DAY_MS
 
 # The longest that bringing the views up to date may take.
 _REFRESH_S = 600.0
@@ -28,37 +25,39 @@ _EXTENSION = """
     WHERE extname = 'timescaledb'
 """
 _IS_OFFERED = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')"
-# {ts} is the schema of the extension. A number of the database's own is its time, in milliseconds.
-_HYPERTABLES = f"""
-    SELECT {{ts}}.create_hypertable('bar', {{ts}}.by_range('t', {_BAR_CHUNK_MS}::bigint),
+# {ts} is the schema of the extension. Chunks are of four weeks of bars and of a day of ticks, and
+# compressed once they are twice as old; the time of these tables is a number, of milliseconds.
+_HYPERTABLES = """
+    SELECT {ts}.create_hypertable('bar', {ts}.by_range('t', 2419200000::bigint),
         if_not_exists => true, migrate_data => true);
-    SELECT {{ts}}.create_hypertable('tick', {{ts}}.by_range('t', {_TICK_CHUNK_MS}::bigint),
+    SELECT {ts}.create_hypertable('tick', {ts}.by_range('t', 86400000::bigint),
         if_not_exists => true, migrate_data => true);
 """
-_COMPRESSION = f"""
+_COMPRESSION = """
     CREATE OR REPLACE FUNCTION marketd_now_ms() RETURNS bigint LANGUAGE sql STABLE
         AS 'SELECT (extract(epoch FROM now()) * 1000)::bigint';
-    SELECT {{ts}}.set_integer_now_func('bar', 'marketd_now_ms', replace_if_exists => true);
-    SELECT {{ts}}.set_integer_now_func('tick', 'marketd_now_ms', replace_if_exists => true);
+    SELECT {ts}.set_integer_now_func('bar', 'marketd_now_ms', replace_if_exists => true);
+    SELECT {ts}.set_integer_now_func('tick', 'marketd_now_ms', replace_if_exists => true);
     ALTER TABLE bar SET (timescaledb.compress,
         timescaledb.compress_segmentby = 'series', timescaledb.compress_orderby = 't');
     ALTER TABLE tick SET (timescaledb.compress,
         timescaledb.compress_segmentby = 'instrument', timescaledb.compress_orderby = 't, place');
-    SELECT {{ts}}.add_compression_policy('bar', {_BARS_COMPRESSED_AFTER_MS}::bigint, if_not_exists => true);
-    SELECT {{ts}}.add_compression_policy('tick', {_TICKS_COMPRESSED_AFTER_MS}::bigint,
-        if_not_exists => true);
+    SELECT {ts}.add_compression_policy('bar', 4838400000::bigint, if_not_exists => true);
+    SELECT {ts}.add_compression_policy('tick', 172800000::bigint, if_not_exists => true);
 """
 # None is passed over as by the resampler. Where a NaN is, or a volume so large that a sum might
 # overflow, `odd` says so: such a bucket is computed from its bars instead.
 _VIEWS = """
-    CREATE MATERIALIZED VIEW bar_1h WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+    CREATE MATERIALIZED VIEW bar_1h
+        WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
     SELECT series, {ts}.time_bucket(3600000::bigint, t) AS t,
         {ts}.first(open, t) FILTER (WHERE open IS NOT NULL) AS open, max(high) AS high,
         min(low) AS low, {ts}.last(close, t) FILTER (WHERE close IS NOT NULL) AS close,
         sum(volume) FILTER (WHERE abs(volume) < 1e290) AS volume,
         bool_or('NaN' IN (open, high, low, close, volume) OR abs(volume) >= 1e290) AS odd
     FROM bar GROUP BY 1, 2 WITH NO DATA;
-    CREATE MATERIALIZED VIEW bar_1d WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+    CREATE MATERIALIZED VIEW bar_1d
+        WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
     SELECT series, {ts}.time_bucket(86400000::bigint, t) AS t,
         {ts}.first(open, t) FILTER (WHERE open IS NOT NULL) AS open, max(high) AS high,
         min(low) AS low, {ts}.last(close, t) FILTER (WHERE close IS NOT NULL) AS close,
