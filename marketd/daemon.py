@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint
 from aiohttp import web
 
 from marketd.clock import Clock, SystemClock
-from marketd.config import Config
+from marketd.config import Config, StorageConfig
 from marketd.domain.errors import ConfigError, MarketdError
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
@@ -23,7 +23,6 @@ from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.plugins.provider import Provider
 from marketd.storage import Storage
-from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.service import SubscriptionService
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
@@ -61,7 +60,7 @@ class Daemon:
         self.loader = PluginLoader(
             clock=clock or SystemClock(), upstream=config.upstream, metrics=self.metrics, found=found
         )
-        self.storage: Storage = SQLiteStorage(config.storage.sqlite_path)
+        self.storage: Storage = _storage(config.storage)
         self.is_ready = False
         self.url = ""
 
@@ -98,6 +97,8 @@ class Daemon:
         answers = ReadyAnswers(_READY_BYTES)
         storage.listen(answers.changed)
         await storage.open()
+        for lack in storage.lacks:
+            log.info("database %s", lack)
         self._opened.push_async_callback(storage.close)
         self.loader.load(config.providers)
         self._opened.push_async_callback(self._close_providers)
@@ -148,6 +149,17 @@ class Daemon:
 
     async def _close_providers(self) -> None:
         await asyncio.gather(*(provider.close() for provider in self.loader.providers.values()))
+
+
+def _storage(config: StorageConfig) -> Storage:
+    """The store that the configuration names; the driver of the other is never loaded."""
+    if config.is_postgres:
+        from marketd.storage.postgres import PostgresStorage
+
+        return PostgresStorage(config.url)
+    from marketd.storage.sqlite import SQLiteStorage
+
+    return SQLiteStorage(config.sqlite_path)
 
 
 async def _open(provider: Provider) -> None:

@@ -76,7 +76,7 @@ async def _greet(daemon: Daemon, config: Config) -> None:
     """The first screen."""
     click.echo(f"marketd {__version__} answers at {daemon.url}\n")
     click.echo(f"  documentation  {daemon.url}/docs")
-    click.echo(f"  database       {config.storage.sqlite_path}")
+    click.echo(f"  database       {config.storage}")
     for name, provider in daemon.loader.providers.items():
         plugin = provider.plugin
         click.echo(f"  provider       {name} ({plugin.plugin}): {plugin.description}")
