@@ -16,7 +16,7 @@ from typing import Protocol
 
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Gap, Reason
-from marketd.domain.errors import MarketdError
+from marketd.domain.errors import MarketdError, StorageFailed
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
@@ -28,9 +28,11 @@ log = logging.getLogger(__name__)
 # How long after a close the stream is given to report the bar before the history is asked.
 _GRACE_MS = 1_000
 _CATCH_UP_BARS = 5_000
-_QUEUE = 1_000
+# What may wait of a stream while a bar is being stored, or the store is away.
+_INBOX = 1_000
 _SHORTEST_POLL_MS, _LONGEST_POLL_MS = 1_000, 15_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_STORE_PAUSE_S = 1.0
 
 
 class History(Protocol):
@@ -68,32 +70,43 @@ class SeriesWorker:
             try:
                 await self._follow()
             except MarketdError as error:
-                if not self._is_down:
-                    log.warning("feed down series=%s reason=%s", self._feed.series, error.message)
-                    self._is_down = True
-                    self._emit(HealthEvent("down", error.message))
+                self._say_down(error)
             if self.next_ms > before_ms:
                 pause_s = _FIRST_PAUSE_S
-            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
+            await _pause(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _follow(self) -> None:
         """One connection's life: raises when it ends."""
-        inbox: asyncio.Queue[BarUpdate | int] = asyncio.Queue(_QUEUE)
+        inbox: asyncio.Queue[BarUpdate | int] = asyncio.Queue(_INBOX)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
                 group.create_task(self._watch_closes(inbox))
                 await self._catch_up(self._feed.present().settled_end_ms)
                 while True:
-                    item = await inbox.get()
-                    if isinstance(item, BarUpdate):
-                        await self._take(item)
-                    else:
-                        await self._catch_up(item)
-                    self._is_up()
+                    await self._handle(await inbox.get(), inbox)
         except* MarketdError as failures:
             raise _first(failures) from None
+
+    async def _handle(self, item: BarUpdate | int, inbox: asyncio.Queue[BarUpdate | int]) -> None:
+        """Takes what has come. While the store is away it waits here, and what comes later in the inbox.
+
+        When that is full the stream is given up: what it said is asked of history later.
+        """
+        while True:
+            try:
+                if isinstance(item, BarUpdate):
+                    await self._take(item)
+                else:
+                    await self._catch_up(item)
+            except StorageFailed as error:
+                self._say_down(error)
+                if inbox.full():
+                    raise
+                await _pause(_STORE_PAUSE_S)
+            else:
+                return self._say_up()
 
     async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         provider = self._feed.provider
@@ -102,7 +115,9 @@ class SeriesWorker:
         updates = provider.stream(symbol, self._timeframe) if streams else self._poll()
         async with aclosing(updates):
             async for update in updates:
-                await inbox.put(update)
+                # Where much waits a forming bar gives way: the closed one will say all of it.
+                if update.closed or inbox.qsize() < _INBOX // 2:
+                    await inbox.put(update)
 
     async def _poll(self) -> AsyncGenerator[BarUpdate, None]:
         """What a stream would say, for a provider without one."""
@@ -163,11 +178,21 @@ class SeriesWorker:
         self.next_ms = next_ms
         self._emit(Progress(next_ms))
 
-    def _is_up(self) -> None:
+    def _say_down(self, error: MarketdError) -> None:
+        if not self._is_down:
+            self._is_down = True
+            log.warning("feed down series=%s reason=%s", self._feed.series, error.message)
+            self._emit(HealthEvent("down", error.message))
+
+    def _say_up(self) -> None:
         if self._is_down:
             self._is_down = False
             log.info("feed live again series=%s", self._feed.series)
             self._emit(HealthEvent("live", ""))
+
+
+async def _pause(longest_s: float) -> None:
+    await asyncio.sleep(random.uniform(longest_s / 2, longest_s))  # noqa: S311 - jitter
 
 
 def _first(group: BaseExceptionGroup[MarketdError]) -> MarketdError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -67,8 +68,15 @@ class PostgresServer:
         """Cuts every connection and returns when nothing runs any more. Allowed twice."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(subprocess.signal.SIGINT)  # type: ignore[attr-defined]
+            process.send_signal(signal.SIGINT)
             process.wait(30)
+
+    def crash(self) -> None:
+        """Ends at once, in the middle of whatever is under way, as for a failure of its own."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(signal.SIGQUIT)
+        process.wait(30)
 
     def _find_binaries(self) -> Path:
         """The folder of the programs; root, whom they refuse, runs a copy that anybody may read."""

@@ -11,7 +11,7 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, subtract
 from marketd.storage.postgres import freshness
 from marketd.storage.postgres.bars import PIECE, read_bars
-from marketd.storage.postgres.connection import Connection, Pool, acquired
+from marketd.storage.postgres.connection import Connection, Connections
 from marketd.storage.rollups import (
     CHUNK,
     WORTH_KEEPING,
@@ -57,8 +57,8 @@ Reader: TypeAlias = Callable[[TimeRange, int], Awaitable[list[Bar]]]
 class Rollups:
     """Hours and days in a table, made when they are first asked for: the way of plain PostgreSQL."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
 
     async def aggregate(self, asked: Asked, span: TimeRange, *, limit: int, newest: bool) -> list[Bar]:
         """See Storage.aggregate."""
@@ -90,7 +90,7 @@ class Rollups:
 
     async def extent(self, series_id: int, timeframe: Timeframe) -> TimeRange:
         """The buckets from that of the first stored bar to that of the last."""
-        async with acquired(self._pool) as connection:
+        async with self._connections.one() as connection:
             ((first_ms, last_ms),) = await connection.fetch(_EXTENT, series_id)
         if first_ms is None:
             return TimeRange(0, 0)
@@ -107,7 +107,7 @@ class Rollups:
             return []
         if kept is None:
             return [(span, False)]
-        async with acquired(self._pool) as connection:
+        async with self._connections.one() as connection:
             ranges = await freshness.fresh(connection, asked.series_id, kept, span)
         whole = [whole_buckets(asked.timeframe, one.clip(span)) for one in ranges]
         fresh = [one for one in whole if not one.is_empty]
@@ -123,7 +123,7 @@ class Rollups:
     async def _ready(self, asked: Asked, span: TimeRange, limit: int, newest: bool) -> list[Bar]:
         """Buckets of a fresh piece."""
         statement = _LAST if newest else _FIRST
-        async with acquired(self._pool) as connection:
+        async with self._connections.one() as connection:
             rows = await connection.fetch(statement, asked.series_id, str(asked.timeframe), *span, limit)
         bars: list[Bar] = [tuple(row) for row in rows]
         return bars[::-1] if newest else bars
@@ -145,7 +145,7 @@ class Rollups:
     async def _make(self, asked: Asked, span: TimeRange) -> list[Bar]:
         """Makes the buckets of `span` and keeps them."""
         row = (asked.series_id, str(asked.timeframe))
-        async with acquired(self._pool) as connection, connection.transaction():
+        async with self._connections.one() as connection, connection.transaction():
             await connection.execute(_RELAXED)
             await lock_row(connection, asked.series_id)
             base_bars = await read_bars(connection, asked.series_id, span, limit=2 * CHUNK)
@@ -161,7 +161,7 @@ class Rollups:
         """Buckets out of the base bars."""
 
         async def read(span: TimeRange, limit: int) -> list[Bar]:
-            async with acquired(self._pool) as connection:
+            async with self._connections.one() as connection:
                 return await read_bars(connection, asked.series_id, span, limit=limit, newest=newest)
 
         bucket = most_bars(asked.timeframe, asked.base)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncpg
 
 from marketd.domain.errors import StorageFailed
-from marketd.storage.postgres.connection import FAILURES, Pool, acquired, reason
+from marketd.storage.postgres.connection import FAILURES, Connections, reason
 from marketd.storage.postgres.schema import migrate
 from marketd.storage.postgres.timescale import Found, install
 
 OLDEST = 15
 
 
-async def prepare(pool: Pool) -> Found:
+async def prepare(connections: Connections) -> Found:
     """Brings the database up to date; says what it has. StorageFailed says what to do."""
     try:
-        async with acquired(pool) as connection:
+        async with connections.one() as connection:
             major = connection.get_server_version().major
             if major < OLDEST:
                 raise StorageFailed(

@@ -23,9 +23,7 @@ from marketd.storage.postgres.aggregates import Asked, Rollups
 from marketd.storage.postgres.connection import (
     FAILURES,
     Connection,
-    Pool,
-    acquired,
-    connect,
+    Connections,
     is_away,
     reason,
 )
@@ -67,12 +65,13 @@ class _Write:
 class PostgresStorage(Storage):
     """Everything in one schema of a PostgreSQL database, plain or with TimescaleDB."""
 
-    def __init__(self, url: str, *, connections: int = 4) -> None:
+    def __init__(self, url: str, *, connections: int = 4, patience_s: float = 10.0) -> None:
         super().__init__()
         self._url = url
-        self._connections = connections
+        self._most = connections
+        self._patience_s = patience_s
         self._changing = asyncio.Lock()
-        self._pool: Pool | None = None
+        self._connections: Connections | None = None
         self._ids = names.Ids()
         self._waiting: deque[_Write] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -81,41 +80,44 @@ class PostgresStorage(Storage):
 
     async def open(self) -> None:
         async with self._changing:
-            pool = await connect(self._url, self._connections)
+            connections = await Connections.open(self._url, most=self._most, patience_s=self._patience_s)
             try:
-                found = await prepare(pool)
+                found = await prepare(connections)
             except BaseException:
-                pool.terminate()
+                connections.terminate()
                 raise
             self.lacks = found.lacks
             self._ids = names.Ids()
-            self._pool = pool
+            self._connections = connections
             if found.schema:
-                self._aggregates = Views(pool, found.schema)
+                self._aggregates = Views(connections, found.schema)
                 self._refreshing = asyncio.create_task(self._keep_fresh())
             else:
-                self._aggregates = Rollups(pool)
+                self._aggregates = Rollups(connections)
 
     async def close(self) -> None:
         async with self._changing:
-            pool, self._pool = self._pool, None
-            if pool is None:
+            connections, self._connections = self._connections, None
+            if connections is None:
                 return
-            if self._refreshing is not None:
-                self._refreshing.cancel()
-                await asyncio.wait([self._refreshing])
-                self._refreshing = None
             try:
-                async with asyncio.timeout(_CLOSE_S):
-                    if self._writing is not None:
-                        await asyncio.wait([self._writing])
-                    await pool.close()
+                await self._end_tasks(connections)
             except FAILURES:
-                # It is away, or so slow that what is under way is given up; both are told.
-                pool.terminate()
+                # It is away, or so slow that what is under way is given up; whoever waits is told.
+                connections.terminate()
             except BaseException:
-                pool.terminate()
+                connections.terminate()
                 raise
+
+    async def _end_tasks(self, connections: Connections) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+            self._refreshing = None
+        async with asyncio.timeout(_CLOSE_S):
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+            await connections.close()
 
     async def probe(self) -> None:
         async with self._work("written") as connection:
@@ -125,12 +127,12 @@ class PostgresStorage(Storage):
     async def store(
         self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
     ) -> Stored:
-        pool = self._opened()
+        connections = self._opened()
         outcome: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Write(series, bars, covered, at_ms, outcome))
         # Whichever call comes first writes for all that wait, in a task that no caller can cancel.
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_waiting(pool))
+            self._writing = asyncio.create_task(self._write_waiting(connections))
         return await outcome
 
     async def read(
@@ -210,17 +212,17 @@ class PostgresStorage(Storage):
         async with self._work("written") as connection:
             await connection.execute(_DELETE_JOB, job_id)
 
-    def _opened(self) -> Pool:
-        if self._pool is None:
+    def _opened(self) -> Connections:
+        if self._connections is None:
             raise StorageFailed("The database is not open.")
-        return self._pool
+        return self._connections
 
     @asynccontextmanager
     async def _work(self, done: str) -> AsyncIterator[Connection]:
         """A connection for something that is `read` or `written`, as StorageFailed will say."""
-        pool = self._opened()
+        connections = self._opened()
         with self._saying(done):
-            async with acquired(pool) as connection:
+            async with connections.one() as connection:
                 yield connection
 
     @contextmanager
@@ -245,15 +247,15 @@ class PostgresStorage(Storage):
                 # What is out of date is computed meanwhile, and the next round makes up for it.
                 log.info("views not refreshed reason=%s", error.message)
 
-    async def _write_waiting(self, pool: Pool) -> None:
+    async def _write_waiting(self, connections: Connections) -> None:
         while self._waiting:
             group = [self._waiting.popleft() for _ in range(min(len(self._waiting), _GROUP))]
-            await self._write(pool, group)
+            await self._write(connections, group)
 
-    async def _write(self, pool: Pool, group: Sequence[_Write]) -> None:
+    async def _write(self, connections: Connections, group: Sequence[_Write]) -> None:
         """Writes all of `group`; if that fails, each of them alone, so that only the faulty fail."""
         try:
-            async with acquired(pool) as connection:
+            async with connections.one() as connection:
                 async with connection.transaction():
                     rows = await names.lock(connection, self._ids, (write.series for write in group))
                     results = [
@@ -266,7 +268,7 @@ class PostgresStorage(Storage):
         except Exception as error:
             if len(group) > 1 and not is_away(error):
                 for write in group:
-                    await self._write(pool, [write])
+                    await self._write(connections, [write])
                 return
             failure = self._failed("written", error)
             failure.__cause__ = error

@@ -12,7 +12,7 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge
 from marketd.storage.postgres import freshness
 from marketd.storage.postgres.aggregates import Asked, Rollups, lock_row
-from marketd.storage.postgres.connection import Connection, Pool, acquired
+from marketd.storage.postgres.connection import Connection, Connections
 from marketd.storage.rollups import LEVELS, levels_of, most_bars, touched_buckets
 
 # The longest that bringing the views up to date may take.
@@ -117,8 +117,8 @@ class Views(Rollups):
     volumes are sums of sums, whose last bits may differ from those of resampling directly.
     """
 
-    def __init__(self, pool: Pool, schema: str) -> None:
-        super().__init__(pool)
+    def __init__(self, connections: Connections, schema: str) -> None:
+        super().__init__(connections)
         self._schema = schema
 
     async def refresh(self, series: Mapping[int, Timeframe], span: TimeRange) -> int:
@@ -140,7 +140,7 @@ class Views(Rollups):
         days = touched_buckets(LEVELS[-1], hull)
         made = False
         try:
-            async with acquired(self._pool) as connection:
+            async with self._connections.one() as connection:
                 for level in LEVELS:
                     await connection.execute(
                         f"CALL {self._schema}.refresh_continuous_aggregate"
@@ -178,7 +178,7 @@ class Views(Rollups):
         statement = _LAST[kept] if newest else _FIRST[kept]
 
         async def read(span: TimeRange, limit: int) -> list[Bar]:
-            async with acquired(self._pool) as connection:
+            async with self._connections.one() as connection:
                 rows = await connection.fetch(statement, asked.series_id, *span, limit)
             odd = merge(TimeRange(row["t"], level.end(row["t"])) for row in rows if row["odd"])
             bars = {row["t"]: tuple(row[1:7]) for row in rows}
@@ -197,7 +197,7 @@ class Views(Rollups):
     @asynccontextmanager
     async def _locked(self, series_id: int) -> AsyncIterator[Connection]:
         """A transaction during which nobody else writes to the series."""
-        async with acquired(self._pool) as connection, connection.transaction():
+        async with self._connections.one() as connection, connection.transaction():
             await lock_row(connection, series_id)
             yield connection
 
