@@ -86,7 +86,7 @@ async def refusal_of(url: str) -> str:
 
 
 async def test_a_wrong_password_is_refused_by_name_and_not_told(postgres_server: PostgresServer) -> None:
-    message = await refusal_of(postgres_server.url(password="hunter2"))
+    message = await refusal_of(postgres_server.url(password="hunter2"))  # noqa: S106
     assert "does not let postgres in" in message
     assert "the password in [storage] url" in message
     assert "hunter2" not in message
@@ -116,7 +116,7 @@ async def test_a_user_without_rights_is_told_which(
     reader = f"reader_{name}"
     async with connected(url) as connection:
         await connection.execute(f"CREATE ROLE {reader} LOGIN PASSWORD 'secret'")
-    message = await refusal_of(postgres_server.url(name, user=reader, password="secret"))
+    message = await refusal_of(postgres_server.url(name, user=reader, password="secret"))  # noqa: S106
     assert "permission denied for schema public" in message
     assert "GRANT CREATE" in message
 
@@ -248,6 +248,7 @@ async def test_what_was_acknowledged_is_there_after_the_server_crashed_and_nothi
     postgres_server: PostgresServer, url: str
 ) -> None:
     acknowledged: list[tuple[int, int]] = []
+    enough = asyncio.Event()
 
     async def write(storage: PostgresStorage, writer: int) -> None:
         for number in range(100_000):
@@ -259,12 +260,12 @@ async def test_what_was_acknowledged_is_there_after_the_server_crashed_and_nothi
             except StorageFailed:
                 return
             acknowledged.append((writer, first))
+            if len(acknowledged) == 40:
+                enough.set()
 
     async with opened(url) as storage:
         writing = asyncio.gather(*(write(storage, writer) for writer in range(4)))
-        async with asyncio.timeout(20):
-            while len(acknowledged) < 40:
-                await asyncio.sleep(0)
+        await asyncio.wait_for(enough.wait(), 20)
         try:
             await asyncio.to_thread(postgres_server.crash)
             await writing

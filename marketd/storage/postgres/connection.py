@@ -49,7 +49,7 @@ class Connections:
         try:
             pool = await asyncpg.create_pool(
                 url,
-                min_size=1,
+                min_size=0,  # it would log a traceback when it cannot keep up more
                 max_size=most,
                 max_inactive_connection_lifetime=_IDLE_S,
                 timeout=patience_s,
@@ -57,6 +57,8 @@ class Connections:
                 server_settings=_SESSION,
                 reset=_keep,
             )
+            async with pool.acquire():
+                pass
         except (*FAILURES, ValueError) as error:
             raise StorageFailed(_refusal(error, url)) from error
         return cls(pool, patience_s)

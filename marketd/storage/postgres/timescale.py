@@ -68,6 +68,7 @@ _VIEWS = """
     SELECT {ts}.add_continuous_aggregate_policy('bar_1d', start_offset => NULL,
         end_offset => 86400000::bigint, schedule_interval => INTERVAL '1 hour');
 """
+_NONE_FRESH = "DELETE FROM fresh WHERE kept IN ('bar_1h', 'bar_1d')"
 _HAS_VIEWS = "SELECT to_regclass('bar_1d') IS NOT NULL"
 
 
@@ -107,6 +108,7 @@ async def install(connection: Connection) -> Found:
     await connection.execute(_COMPRESSION.format(ts=schema), timeout=None)
     if not await connection.fetchval(_HAS_VIEWS):
         await connection.execute(_VIEWS.format(ts=schema), timeout=None)
+        await connection.execute(_NONE_FRESH)
     return Found(schema, [])
 
 
