@@ -28,7 +28,7 @@ class ProviderInfo:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A range `[start_ms, end_ms)` that nobody has answered for.
+    """A range `[start_ms, end_ms)` of which it is not proven that every bar is there.
 
     `reason` is `pending`, `feed_down` or `unrecoverable`.
     """

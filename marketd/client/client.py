@@ -191,7 +191,7 @@ class MarketdClient:
         before: Time | None = None,
         params: Mapping[str, str] | None = None,
     ) -> list[Gap]:
-        """What of a range the daemon has not learnt yet. No provider is asked for it.
+        """What of a range is not proven to be whole, and why. No provider is asked for it.
 
         Example:
             gaps = await marketd.gaps("crypto", "sim", "BTC/USD", "1m", since="2024-01-01T00:00:00Z")

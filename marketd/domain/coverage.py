@@ -6,8 +6,11 @@ otherwise.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from heapq import heappop, heappush
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from marketd.domain.timerange import TimeRange, merge, subtract
@@ -63,15 +66,22 @@ def lay(coverage: Sequence[Covered], stated: Iterable[Covered]) -> list[Covered]
 
     The newest statement about a range wins, but what is no proof never replaces a proof.
     """
-    laid = list(coverage)
-    for new in stated:
-        if new.reason.is_proof:
-            shown = [new.range] if new.start_ms < new.end_ms else []
-        else:
-            shown = subtract(new.range, proven(laid))
-        rest = (Covered(*piece, old.reason) for old in laid for piece in subtract(old.range, shown))
-        laid = _joined([*rest, *cover(shown, new.reason)])
-    return laid
+    pieces = [one for one in (*coverage, *stated) if one.start_ms < one.end_ms]
+    # What begins earlier first; of what is there at a time, proofs before others, then the newest.
+    coming = deque(
+        sorted((one.start_ms, not one.reason.is_proof, -n, one) for n, one in enumerate(pieces))
+    )
+    edges = sorted({edge for one in pieces for edge in one.range})
+    there: list[tuple[bool, int, Covered]] = []
+    laid: list[Covered] = []
+    for start_ms, end_ms in pairwise(edges):
+        while coming and coming[0][0] <= start_ms:
+            heappush(there, coming.popleft()[1:])
+        while there and there[0][2].end_ms <= start_ms:
+            heappop(there)
+        if there:
+            laid.append(Covered(start_ms, end_ms, there[0][2].reason))
+    return _joined(laid)
 
 
 def proven(coverage: Iterable[Covered]) -> list[TimeRange]:

@@ -84,8 +84,14 @@ def _reduce(columns: BarColumns, starts: npt.NDArray[np.intp], target: Timeframe
         np.maximum.reduceat(columns.high, starts),
         np.minimum.reduceat(columns.low, starts),
         columns.close[ends - 1],
-        np.add.reduceat(columns.volume, starts),
+        _sum(columns.volume, starts),
     )
+
+
+def _sum(values: FloatArray, starts: npt.NDArray[np.intp]) -> FloatArray:
+    """The sum of every bucket; too large for a float is an infinity, and that is nothing to warn of."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.add.reduceat(values, starts)
 
 
 def _fold(t_ms: int, bars: Sequence[Bar]) -> Bar:
@@ -97,8 +103,13 @@ def _fold(t_ms: int, bars: Sequence[Bar]) -> Bar:
         _known(np.maximum.reduce, highs),
         _known(np.minimum.reduce, lows),
         next((value for value in reversed(closes) if value is not None), None),
-        _known(np.add.reduce, volumes),
+        _known(_total, volumes),
     )
+
+
+def _total(values: FloatArray) -> np.float64:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.add.reduce(values)  # type: ignore[no-any-return]
 
 
 def _known(reduce: Callable[[FloatArray], np.float64], values: Sequence[Value]) -> Value:

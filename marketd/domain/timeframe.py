@@ -111,6 +111,14 @@ class Timeframe:
             and (target._origin_ms - self._origin_ms) % self.nominal_ms == 0
         )
 
+    def most_in(self, target: Timeframe) -> int:
+        """The most buckets of this timeframe, which tiles `target`, that one of `target` can hold."""
+        if self == target:
+            return 1
+        # Months and years differ in length: the longest are less than four days over the mean.
+        longest_ms = target.nominal_ms + (4 * DAY_MS if target.is_calendar else 0)
+        return -(-longest_ms // self.nominal_ms)
+
 
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> Timeframe:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from marketd.domain.bar import Bar
-from marketd.domain.coverage import Reason, cover, proven
+from marketd.domain.bar import Bar, select
+from marketd.domain.coverage import Covered, Reason, cover, lay, proven
+from marketd.domain.errors import NotReady, ProviderFailed, StorageFailed
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange, subtract
+from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
+from marketd.plugins.provider import Fetched
 from marketd.storage import Storage
+
+log = logging.getLogger(__name__)
 
 _TAIL_FRESH_MS = 1_000
 _TAILS_KEPT = 4_096
+# A shorter time without a bar is an ordinary quiet moment, not worth a row of coverage of its own.
+_QUIET_BARS = 1_000
 
 
 class Filling(NamedTuple):
@@ -43,7 +50,10 @@ class _Tail(NamedTuple):
 
 
 class Filler:
-    """Fills what a series lacks. Safe to call at once for the same range: nothing is fetched twice."""
+    """Fills what a series lacks. Safe to call at once for the same range: nothing is fetched twice.
+
+    Whatever of a range is not proven is asked for, also where it could not be had before.
+    """
 
     def __init__(self, storage: Storage, metrics: Metrics) -> None:
         self._storage = storage
@@ -107,15 +117,27 @@ class Filler:
             missing = subtract(span, proven(stored.coverage))
             if not missing or missing[0].start_ms > span.start_ms:
                 return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
-            return await self._fetch(feed, missing[0])
+            try:
+                return await self._fetch(feed, missing[0])
+            except (ProviderFailed, NotReady):
+                await self._note_failure(feed, missing[0], stored.coverage)
+                raise
 
     async def _fetch(self, feed: Feed, span: TimeRange) -> _Page:
         series = feed.series
         asked_at_ms, closed_ms, settled_ms = feed.present()
-        page = await feed.provider.fetch(series.instrument.symbol, series.timeframe, span, feed.params)
+        shut = feed.closed(span)
+        asked = _without_ends(span, shut)
+        page = Fetched([], asked.end_ms, [])
+        if not asked.is_empty:
+            page = await feed.provider.fetch(
+                series.instrument.symbol, series.timeframe, asked, feed.params
+            )
+        if page.end_ms == asked.end_ms:
+            page = page._replace(end_ms=span.end_ms)
         closed = [bar for bar in page.bars if bar[0] < closed_ms]
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
-        covered = cover(subtract(answered, page.refused), Reason.DATA)
+        covered = _statements(answered, page, shut, series.timeframe)
         if closed or covered:
             stored = await self._storage.store(series, closed, covered, at_ms=asked_at_ms)
             name = feed.provider.name
@@ -128,6 +150,19 @@ class Filler:
             self._keep_tail(series, _Tail(asked_at_ms, start_ms, bars))
         return _Page(page.end_ms, page.bars, page.refused)
 
+    async def _note_failure(self, feed: Feed, span: TimeRange, coverage: list[Covered]) -> None:
+        """Keeps that the provider has failed, where nothing is known yet: at most once for a range."""
+        settled = span.clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
+        silent = subtract(settled, [one.range for one in coverage])
+        if not silent:
+            return
+        failed = cover(silent, Reason.FEED_DOWN)
+        try:
+            await self._storage.store(feed.series, [], failed, at_ms=feed.provider.now_ms())
+        except StorageFailed as error:
+            # Whoever asked gets what is stored all the same, and hears why there is no more.
+            log.warning("failure not kept series=%s reason=%s", feed.series, error.message)
+
     def _keep_tail(self, series: Series, tail: _Tail) -> None:
         self._tails.pop(series, None)
         if len(self._tails) >= _TAILS_KEPT:
@@ -139,6 +174,37 @@ class Filler:
         if lock is None:
             lock = self._locks[series] = asyncio.Lock()
         return lock
+
+
+def _without_ends(span: TimeRange, shut: Sequence[TimeRange]) -> TimeRange:
+    """`span` without what is `shut` at its ends; empty if all of it is."""
+    open_ = subtract(span, shut)
+    return (
+        TimeRange(open_[0].start_ms, open_[-1].end_ms) if open_ else TimeRange(span.end_ms, span.end_ms)
+    )
+
+
+def _statements(
+    answered: TimeRange, page: Fetched, shut: Sequence[TimeRange], timeframe: Timeframe
+) -> list[Covered]:
+    """What `page` says of the range that it answers for."""
+    if answered.is_empty:
+        return []
+    quiet = not page.bars and answered.end_ms - answered.start_ms >= _QUIET_BARS * timeframe.nominal_ms
+    # A bar is right where a calendar is wrong.
+    pauses = [
+        piece.clip(answered)
+        for piece in shut
+        if not select(page.bars, since=piece.start_ms, before=piece.end_ms)
+    ]
+    said = [Covered(*answered, Reason.NO_TRADES if quiet else Reason.DATA)]
+    refused = merge(piece.clip(answered) for piece in page.refused)
+    proofs = [
+        Covered(*rest, one.reason)
+        for one in lay(said, cover(pauses, Reason.CLOSED))
+        for rest in subtract(one.range, refused)
+    ]
+    return [*proofs, *cover(refused, Reason.UNRECOVERABLE)]
 
 
 def _newest_windows(

@@ -10,10 +10,11 @@ import asyncio
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, open_time, select
-from marketd.domain.coverage import Covered, Gap, Reason, gaps_in, proven
+from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
 from marketd.domain.errors import NotReady, ProviderFailed
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
+from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
@@ -39,6 +40,7 @@ class History:
         self._storage = storage
         self._metrics = metrics
         self._filler = Filler(storage, metrics)
+        self._doubts = Doubts()
 
     async def read(
         self, feed: Feed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
@@ -46,11 +48,13 @@ class History:
         """The first (or, `newest`, the last) `limit` bars of `span`, the forming one included.
 
         What is not proven is asked of the provider until `deadline_s` (the loop's time); what is
-        missing then, or because the provider failed, is told as gaps. Raises StorageFailed alone.
+        missing then, or because the provider failed, is told as gaps. So is what cannot be right, which
+        is asked for again by the first read after a start and then once an hour. Raises StorageFailed
+        alone.
         """
         timeframe = feed.series.timeframe
         span = span.clip(feed.life)
-        gaps: list[Gap] = []
+        gaps: list[Gap] | None = None
         failure: ProviderFailed | NotReady | None = None
         fetched = 0
         while True:
@@ -59,6 +63,8 @@ class History:
             # Once a round: what settles meanwhile belongs to the tail of this answer.
             settled_ms = feed.present().settled_end_ms
             settled = reach.clip(TimeRange(MIN_MS, settled_ms))
+            if gaps is None:
+                gaps = self._doubts.not_due(feed.series, gaps_in(settled, stored.coverage))
             missing = _unknown(settled, stored.coverage, gaps)
             if not missing:
                 break
@@ -75,10 +81,12 @@ class History:
                 reason = Reason.PENDING
             else:
                 fetched += filling.bars
-                gaps += [Gap(*piece, Reason.UNRECOVERABLE) for piece in filling.refused]
+                refused = cover(filling.refused, Reason.UNRECOVERABLE)
+                self._doubts.asked(feed.series, refused)
+                gaps += refused
                 continue
             coverage = (await self._storage.read(feed.series, settled, limit=0)).coverage
-            gaps += [Gap(*piece, reason) for piece in _unknown(settled, coverage, gaps)]
+            gaps += cover(_unknown(settled, coverage, gaps), reason)
         bars = stored.bars
         proven_ms = _proven_to(stored.coverage, settled_ms)
         tail = reach.clip(TimeRange(proven_ms, feed.provider.now_ms() + 1))
@@ -102,11 +110,11 @@ class History:
         self._metrics.bars_served.labels("storage").inc(from_store)
         self._metrics.bars_served.labels("provider").inc(len(bars) - from_store)
         return HistoryRead(
-            bars, reach, sorted(gap for gap in gaps if not gap.range.clip(reach).is_empty), failure
+            bars, reach, [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty], failure
         )
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
-        """What of `span` nobody has answered for yet; asks nobody."""
+        """What of `span` is not proven, and why. Asks nobody, and reads no bar."""
         span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
         if span.is_empty:
             return []

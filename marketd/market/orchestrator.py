@@ -11,7 +11,7 @@ from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import ProviderTimeout, Unsupported
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
-from marketd.domain.timeframe import DAY_MS, Timeframe
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.market.history import History, HistoryRead
 from marketd.plugins.feed import Feed
@@ -99,7 +99,7 @@ class DataOrchestrator:
     async def gaps(
         self, feed: Feed, timeframe: Timeframe, *, since: int | None, before: int | None
     ) -> list[Gap]:
-        """What of the range nobody has answered for yet; asks nobody."""
+        """What of the range is not proven, and why; asks nobody."""
         return await self._history.gaps(feed, self._span(feed, timeframe, since, before))
 
     async def past(self, feed: Feed, series: Series, *, since: int, before: int, limit: int) -> PastBars:
@@ -154,11 +154,7 @@ class DataOrchestrator:
 
 def _bars_in(timeframe: Timeframe, base: Timeframe) -> int:
     """The most bars of `base` that one bar of `timeframe` can hold; Unsupported if that is absurd."""
-    if timeframe == base:
-        return 1
-    # Months and years differ in length: the longest are less than four days over the mean.
-    longest_ms = timeframe.nominal_ms + (4 * DAY_MS if timeframe.is_calendar else 0)
-    count = -(-longest_ms // base.nominal_ms)
+    count = base.most_in(timeframe)
     if count > _LARGEST_BUCKET:
         raise Unsupported(f"{timeframe} is too long to be made of {base} bars.")
     return count

@@ -152,7 +152,7 @@ class MarketService:
         return BarsPage(found.bars, filled, found.gaps, token, stable)
 
     async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
-        """What of the range nobody has answered for yet; asks nobody."""
+        """What of the range is not proven, and why; asks nobody."""
         feed = await self.feed(name)
         return await self._orchestrator.gaps(feed, name.timeframe, since=since, before=before)
 

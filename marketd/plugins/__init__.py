@@ -4,6 +4,7 @@ from marketd.clock import Clock, ScaledClock
 from marketd.plugins.base import (
     BarStreams,
     BarUpdate,
+    MarketHours,
     MarketPlugin,
     NoFields,
     PluginContext,
@@ -16,6 +17,7 @@ __all__ = [
     "BarStreams",
     "BarUpdate",
     "Clock",
+    "MarketHours",
     "MarketPlugin",
     "NoFields",
     "PluginContext",

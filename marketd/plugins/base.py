@@ -18,6 +18,7 @@ from marketd.clock import Clock
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
 
 
 class NoFields(Schema):
@@ -127,3 +128,15 @@ class TickStreams(ABC):
     @abstractmethod
     def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
         """Batches of one symbol's trades from now on, ascending, until it is closed or raises."""
+
+
+class MarketHours(ABC):
+    """The capability of knowing, from a calendar, when there cannot be a trade."""
+
+    @abstractmethod
+    def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
+        """The ranges of `[since, before)` in which the market of `symbol` is closed, ascending.
+
+        Epoch milliseconds. Name only what is certain, since marketd does not ask for bars there.
+        Answers at once, without asking anybody: it is called in the event loop.
+        """

@@ -39,3 +39,7 @@ class Feed:
         now_ms = provider.now_ms()
         settled_ms = timeframe.floor(now_ms - provider.plugin.settle_ms)
         return Present(now_ms, timeframe.floor(now_ms), settled_ms)
+
+    def closed(self, span: TimeRange) -> list[TimeRange]:
+        """The intervals in `span` for which the provider need not be asked: its market is closed."""
+        return self.provider.closed(self.series.instrument.symbol, self.series.timeframe, span)

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, NamedTuple, TypeVar
 
 from marshmallow import ValidationError
@@ -34,7 +35,7 @@ from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge
 from marketd.metrics import Metrics
-from marketd.plugins.base import BarStreams, BarUpdate, MarketPlugin, TickStreams
+from marketd.plugins.base import BarStreams, BarUpdate, MarketHours, MarketPlugin, TickStreams
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,12 @@ class Provider:
 
     @property
     def features(self) -> list[str]:
-        """What the plugin implements beyond the core: `bar_stream`, `tick_stream`."""
-        capabilities = {"bar_stream": BarStreams, "tick_stream": TickStreams}
+        """What the plugin implements beyond the core: `bar_stream`, `tick_stream`, `market_hours`."""
+        capabilities = {
+            "bar_stream": BarStreams,
+            "tick_stream": TickStreams,
+            "market_hours": MarketHours,
+        }
         return [name for name, kind in capabilities.items() if isinstance(self.plugin, kind)]
 
     def now_ms(self) -> int:
@@ -180,6 +185,25 @@ class Provider:
         if info is None:
             raise UnknownSymbol(f"{self.name} has no symbol {symbol[:50]} in the market {market}.")
         return info
+
+    def closed(self, symbol: str, timeframe: Timeframe, span: TimeRange) -> list[TimeRange]:
+        """The intervals of `timeframe` in `span` during which, the plugin knows, the market is closed.
+
+        None without `market_hours`. Raises ProviderFailed if the plugin does not answer with ranges.
+        """
+        if not isinstance(self.plugin, MarketHours):
+            return []
+        try:
+            told = self.plugin.closed(symbol, span.start_ms, span.end_ms)
+            ranges = merge(TimeRange(*map(index, piece)).clip(span) for piece in told)
+        except Exception as error:
+            failure = error if isinstance(error, MarketdError) else self._foreign(error)
+            self._failed(failure)
+            raise failure from error
+        whole = (
+            TimeRange(timeframe.ceil(piece.start_ms), timeframe.floor(piece.end_ms)) for piece in ranges
+        )
+        return [piece for piece in whole if not piece.is_empty]
 
     async def fetch(
         self, symbol: str, timeframe: Timeframe, span: TimeRange, params: Mapping[str, Any]

@@ -14,13 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from pages import EVER, NAN, UNSTORABLE
 from scripted import INSTRUMENT, MINUTE, START, M
 
-from marketd.domain.bar import Bar, same_bar
+from marketd.domain.bar import Bar, Tick, open_time, same_bar
 from marketd.domain.coverage import Covered, Reason, lay
 from marketd.domain.errors import StorageFailed
-from marketd.domain.instrument import Series
+from marketd.domain.instrument import Instrument, Series
+from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage import Storage, Stored, StoredBars
+from marketd.storage import Job, Storage, Stored, StoredBars
 from marketd.storage.base import Revision
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ ALL_SERIES = (
 # Few values and few minutes, so that the same bars come again, changed and unchanged.
 VALUES = st.sampled_from([1.0, 2.5, None, NAN, math.inf, -math.inf])
 SERIES = st.sampled_from(ALL_SERIES)
-MINUTES = st.integers(0, 30)
+MINUTES = st.integers(0, 30).map(lambda n: n * 13)
 BARS = st.dictionaries(MINUTES, st.tuples(*[VALUES] * 5), max_size=12).map(
     lambda rows: [(START + minute * M, *rows[minute]) for minute in sorted(rows)]
 )
@@ -44,6 +45,28 @@ RANGES = st.tuples(MINUTES, MINUTES).map(
 STATEMENTS = st.tuples(
     RANGES, st.sampled_from([reason for reason in Reason if reason is not Reason.PENDING])
 ).map(lambda one: Covered(*one[0], one[1]))
+SPANS = st.one_of(RANGES, st.just(EVER))
+TICKS = st.lists(
+    st.tuples(
+        st.integers(0, 5).map(lambda ms: START + ms),
+        st.sampled_from([1.0, 2.5]),
+        st.just(0.5),
+        st.sampled_from(["buy", ""]),
+        st.sampled_from(["", "", "7", "8"]),
+    ),
+    max_size=8,
+).map(lambda ticks: sorted(ticks, key=open_time))
+INSTRUMENTS = st.sampled_from([INSTRUMENT, Instrument("crypto", "test", "ETH/USD")])
+NUMBERS = st.integers(0, 3)
+JOBS = st.builds(
+    Job,
+    *(
+        st.sampled_from(words)
+        for words in (["a", "b", "c"], ["one", "two"], ["new", "done"], ["{}", "1"])
+    ),
+    NUMBERS,
+    NUMBERS,
+)
 WRITES = st.tuples(SERIES, BARS, st.lists(STATEMENTS, max_size=3))
 
 
@@ -52,9 +75,13 @@ class Model:
 
     def __init__(self) -> None:
         self.bars: dict[Series, dict[int, tuple[Bar, int]]] = {series: {} for series in ALL_SERIES}
+        self.listed: dict[Series, None] = {}
+        self.ticks: dict[Instrument, list[Tick]] = {}
+        self.jobs: dict[str, Job] = {}
         self.coverage: dict[Series, list[Covered]] = {series: [] for series in ALL_SERIES}
 
     def store(self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered]) -> Stored:
+        self.listed[series] = None
         kept = self.bars[series]
         inserted = 0
         revised: list[Revision] = []
@@ -75,6 +102,38 @@ class Model:
         bars = inside[max(0, len(inside) - limit) :] if newest else inside[:limit]
         clipped = [piece.clip(span) for piece in self.coverage[series]]
         return StoredBars(bars, [piece for piece in clipped if not piece.range.is_empty])
+
+    def aggregate(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, limit: int, newest: bool
+    ) -> list[Bar]:
+        whole = TimeRange(timeframe.ceil(span.start_ms), timeframe.floor(span.end_ms))
+        bars = resample(self.read(base, whole, 1_000, False).bars, timeframe)
+        return bars[max(0, len(bars) - limit) :] if newest else bars[:limit]
+
+    def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+        kept = self.ticks.setdefault(instrument, [])
+        before = list(kept)
+        for n, tick in enumerate(ticks):
+            if tick[4]:
+                known = any((old[0], old[4]) == (tick[0], tick[4]) for old in kept)
+            else:
+                known = ticks[: n + 1].count(tick) <= before.count(tick)
+            if not known:
+                kept.append(tick)
+        kept.sort(key=open_time)
+        return len(kept) - len(before)
+
+    def read_ticks(
+        self, instrument: Instrument, span: TimeRange, limit: int, newest: bool
+    ) -> list[Tick]:
+        inside = [one for one in self.ticks.get(instrument, ()) if span[0] <= one[0] < span[1]]
+        return inside[max(0, len(inside) - limit) :] if newest else inside[:limit]
+
+    def drop_ticks(self, before_ms: int) -> int:
+        old = sum(one[0] < before_ms for ticks in self.ticks.values() for one in ticks)
+        for ticks in self.ticks.values():
+            ticks[:] = [one for one in ticks if one[0] >= before_ms]
+        return old
 
 
 class Comparison(RuleBasedStateMachine):
@@ -114,6 +173,71 @@ class Comparison(RuleBasedStateMachine):
         read = self.run(self.storage.read(series, span, limit=limit, newest=newest))
         assert repr(read) == repr(self.model.read(series, span, limit, newest))
 
+    @rule(
+        base=st.sampled_from([ALL_SERIES[0], ALL_SERIES[2]]),
+        timeframe=st.sampled_from(["5m", "1h", "4h", "1d", "1w"]).map(Timeframe.parse),
+        span=SPANS,
+        limit=st.integers(0, 20),
+        newest=st.booleans(),
+    )
+    def aggregate(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, limit: int, newest: bool
+    ) -> None:
+        found = self.run(self.storage.aggregate(base, timeframe, span, limit=limit, newest=newest))
+        assert repr(found) == repr(self.model.aggregate(base, timeframe, span, limit, newest))
+
+    @rule(base=st.none() | SERIES, span=st.none() | RANGES)
+    def refresh(self, base: Series | None, span: TimeRange | None) -> None:
+        assert self.run(self.storage.refresh(base, span)) >= 0
+
+    @rule(instrument=INSTRUMENTS, ticks=TICKS)
+    def store_ticks(self, instrument: Instrument, ticks: list[Tick]) -> None:
+        new = self.run(self.storage.store_ticks(instrument, ticks))
+        assert new == self.model.store_ticks(instrument, ticks)
+
+    @rule(
+        instrument=INSTRUMENTS,
+        ends=st.tuples(st.integers(0, 6), st.integers(0, 6)),
+        limit=st.integers(0, 9),
+        newest=st.booleans(),
+    )
+    def read_ticks(
+        self, instrument: Instrument, ends: tuple[int, int], limit: int, newest: bool
+    ) -> None:
+        span = TimeRange(START + ends[0], START + ends[1])
+        found = self.run(self.storage.read_ticks(instrument, span, limit=limit, newest=newest))
+        assert found == self.model.read_ticks(instrument, span, limit, newest)
+
+    @rule(ms=st.integers(0, 6))
+    def drop_ticks(self, ms: int) -> None:
+        assert self.run(self.storage.drop_ticks(START + ms)) == self.model.drop_ticks(START + ms)
+
+    @rule(job=JOBS)
+    def save_job(self, job: Job) -> None:
+        self.run(self.storage.save_job(job))
+        self.model.jobs[job.id] = job
+
+    @rule(job=JOBS)
+    def delete_job(self, job: Job) -> None:
+        self.run(self.storage.delete_job(job.id))
+        self.model.jobs.pop(job.id, None)
+
+    @rule(kind=st.sampled_from(["one", "two"]))
+    def read_jobs(self, kind: str) -> None:
+        kept = [job for job in self.model.jobs.values() if job.kind == kind]
+        assert self.run(self.storage.jobs(kind)) == sorted(
+            kept, key=lambda job: (job.created_ms, job.id)
+        )
+
+    @rule()
+    def list_series(self) -> None:
+        assert self.run(self.storage.series_list()) == list(self.model.listed)
+
+    @rule()
+    def probe(self) -> None:
+        self.run(self.storage.probe())
+        assert self.storage.fault == ""
+
     @rule()
     def reopen(self) -> None:
         self.run(self.storage.close())
@@ -122,6 +246,7 @@ class Comparison(RuleBasedStateMachine):
     def teardown(self) -> None:
         for series in ALL_SERIES:
             self.read(series, EVER, 1_000, False)
+        self.list_series()
         self.run(self.storage.close())
         self.runner.close()
 
@@ -132,5 +257,5 @@ class Comparison(RuleBasedStateMachine):
 def test_a_store_says_what_a_dict_would_say(new_database: Callable[[], Callable[[], Storage]]) -> None:
     run_state_machine_as_test(
         lambda: Comparison(new_database()),  # type: ignore[arg-type]  # any maker of machines will do
-        settings=settings(max_examples=30, stateful_step_count=25, deadline=None),
+        settings=settings(max_examples=30, stateful_step_count=40, deadline=None),
     )

@@ -78,3 +78,15 @@ def test_the_sum_of_a_long_bucket_does_not_depend_on_where_it_lies() -> None:
 
 def test_no_bars_make_no_bars() -> None:
     assert resample([], Timeframe.parse("1h")) == []
+
+
+@pytest.mark.parametrize(
+    ("volumes", "total"),
+    [((1e308, 1e308), math.inf), ((1e308, 1e308, None), math.inf), ((math.inf, -math.inf), math.nan)],
+)
+def test_a_sum_that_no_number_can_hold_is_made_without_a_warning(
+    volumes: tuple[Value, ...], total: float
+) -> None:
+    bars: list[Bar] = [(i * 60_000, 1.0, 1.0, 1.0, 1.0, volume) for i, volume in enumerate(volumes)]
+    (whole,) = resample(bars, Timeframe.parse("1h"))
+    assert same_bar(whole, (0, 1.0, 1.0, 1.0, 1.0, total))

@@ -308,7 +308,7 @@ async def test_garbage_is_an_error_and_nothing_of_it_is_kept(
     with pytest.raises(ProviderFailed):
         await ask(orchestrator(storage), plugin, since=START, before=START + 10 * M)
     stored = await storage.read(Series(INSTRUMENT, MINUTE), TimeRange(0, START + DAY_MS), limit=10)
-    assert stored == ([], [])
+    assert stored == ([], [Gap(START, START + 10 * M, Reason.FEED_DOWN)])
 
 
 async def test_bars_of_the_future_and_of_elsewhere_are_not_served(storage: SQLiteStorage) -> None:

@@ -6,8 +6,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from marketd.domain.timeframe import DAY_MS
+from marketd.domain.timerange import TimeRange, subtract
 from marketd.plugins.sim.calendar import Calendar, around_the_clock, holidays, new_york
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -96,3 +99,15 @@ def test_around_the_clock_every_session_begins_where_the_last_one_ends() -> None
     sessions = list(zip(calendar.opens.tolist(), calendar.closes.tolist(), strict=True))
     assert all(before[1] == after[0] for before, after in pairwise(sessions))
     assert {closes - opens for opens, closes in sessions} == {DAY_MS}
+
+
+@pytest.mark.parametrize("calendar", [new_york(), around_the_clock()])
+@given(since=st.integers(0, 30 * 24 * 60), length=st.integers(0, 10 * 24 * 60))
+def test_the_market_is_closed_exactly_where_no_session_is(
+    calendar: Calendar, since: int, length: int
+) -> None:
+    start_ms = 1_703_462_400_000 + since * 60_000  # from Christmas 2023 on
+    end_ms = start_ms + length * 60_000
+    first, stop = np.searchsorted(calendar.closes, start_ms), np.searchsorted(calendar.opens, end_ms)
+    sessions = [TimeRange(int(calendar.opens[n]), int(calendar.closes[n])) for n in range(first, stop)]
+    assert calendar.closed(start_ms, end_ms) == subtract(TimeRange(start_ms, end_ms), sessions)

@@ -29,6 +29,11 @@ SERIES = Series(INSTRUMENT, MINUTE)
 SPAN = TimeRange(START, START + M)
 PROOF = Covered(*SPAN, Reason.DATA)
 
+TABLES = [
+    *("bar", "coverage", "instrument", "job", "job_by_kind", "probe"),
+    *("rolled", "rollup", "series", "tick"),
+]
+
 # Opens the database it is given, says so, and keeps it until its input ends.
 OWNER = """
 import asyncio, sys
@@ -196,7 +201,7 @@ async def test_an_absent_or_empty_file_gets_the_schema(path: Path, exists: bool)
     if exists:
         write(path, b"")
     assert await usable(path)
-    assert schema_of(path) == (len(MIGRATIONS), ["bar", "coverage", "series"])
+    assert schema_of(path) == (len(MIGRATIONS), TABLES)
 
 
 async def test_missing_folders_are_made(tmp_path: Path) -> None:
@@ -241,7 +246,7 @@ async def test_a_database_of_a_newer_marketd_is_refused_untouched(path: Path) ->
     message = await failure_of(path)
     assert "schema 999" in message
     assert "Upgrade marketd" in message
-    assert schema_of(path) == (999, ["bar", "coverage", "series"])
+    assert schema_of(path) == (999, TABLES)
 
 
 # What cannot be used

@@ -17,15 +17,32 @@ from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
-from marketd.storage.sqlite import statements
+from marketd.storage.sqlite import (
+    bars,
+    coverage,
+    jobs,
+    names,
+    probe,
+    rolled,
+    rollups,
+    store,
+    ticks,
+    writer,
+)
+from marketd.storage.sqlite.names import SeriesIds
 from marketd.storage.sqlite.schema import migrate
-from marketd.storage.sqlite.statements import SeriesIds
 
 SERIES = Series(INSTRUMENT, MINUTE)
 SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE) ")
+MODULES = (bars, coverage, jobs, names, probe, rolled, rollups, ticks)
 STATEMENTS = {
-    name: text for name, text in vars(statements).items() if isinstance(text, str) and SQL.match(text)
+    name: text
+    for module in MODULES
+    for name, text in vars(module).items()
+    if isinstance(text, str) and SQL.match(text)
 }
+# These are to look at every row there is.
+EVERY_ROW = {"_ALL_SERIES", "_EMPTY_PROBE"}
 
 
 @pytest.fixture
@@ -43,7 +60,7 @@ def data(start: int, end: int) -> Covered:
     return Covered(*minutes(start, end), Reason.DATA)
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("name", sorted(STATEMENTS.keys() - EVERY_ROW))
 def test_no_statement_looks_at_rows_that_it_does_not_need(
     connection: sqlite3.Connection, name: str
 ) -> None:
@@ -52,12 +69,16 @@ def test_no_statement_looks_at_rows_that_it_does_not_need(
     parameters = [1] * max(numbered, default=text.count("?"))
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters)]
     assert not [step for step in plan if re.search(r"\bSCAN (?!CONSTANT)|TEMP B-TREE", step)]
-    assert all("USING PRIMARY KEY" in step for step in plan if re.search(r"SEARCH (bar|coverage)", step))
+    assert all(
+        "USING PRIMARY KEY" in step
+        for step in plan
+        if re.search(r"SEARCH (bar|coverage|tick|rollup|rolled)", step)
+    )
 
 
 def test_every_statement_is_one_of_those_checked() -> None:
-    tree = ast.parse(inspect.getsource(statements))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    trees = [ast.parse(inspect.getsource(module)) for module in (*MODULES, store, writer)]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inside = [
         node for function in functions for node in ast.walk(function) if isinstance(node, ast.Constant)
     ]
@@ -87,21 +108,18 @@ def test_neither_reading_nor_storing_costs_more_where_much_is_stored(
     costs = []
     for stored in (10, 3_000):
         series = Series(INSTRUMENT, MINUTE, f"{stored}")
-        bars = [bar(2 * minute) for minute in range(stored)]
+        stored_bars = [bar(2 * minute) for minute in range(stored)]
         pieces = [data(2 * minute, 2 * minute + 1) for minute in range(stored)]
-        statements.store(connection, ids, series, bars, pieces, START)
+        bars.store(connection, ids, series, stored_bars, pieces, START)
         middle = stored - stored % 2
         span = minutes(middle, middle + 4)
 
         def read(series: Series = series, span: TimeRange = span) -> None:
-            assert len(statements.read(connection, ids, series, span, 2, True).coverage) == 2
+            assert len(bars.read(connection, ids, series, span, 2, True).coverage) == 2
 
         def store(series: Series = series, middle: int = middle) -> None:
             between = data(middle + 1, middle + 2)
-            assert (
-                statements.store(connection, ids, series, [bar(middle + 1)], [between], START).inserted
-                == 1
-            )
+            assert bars.store(connection, ids, series, [bar(middle + 1)], [between], START).inserted == 1
 
         costs.append((steps(connection, read), steps(connection, store)))
     few, many = costs
@@ -111,24 +129,24 @@ def test_neither_reading_nor_storing_costs_more_where_much_is_stored(
 def test_nan_is_kept_as_text_and_read_as_nan(connection: sqlite3.Connection) -> None:
     ids = SeriesIds()
     odd: Bar = (START, math.nan, None, math.inf, -math.inf, math.nan)
-    statements.store(connection, ids, SERIES, [odd], [], START)
+    bars.store(connection, ids, SERIES, [odd], [], START)
     stored = connection.execute("SELECT open, high, low, close, volume FROM bar").fetchone()
     assert stored == ("NaN", None, math.inf, -math.inf, "NaN")
     # Whoever reads, with or without having seen it stored, and whatever came later.
-    statements.store(connection, ids, SERIES, [bar(1)], [], START)
+    bars.store(connection, ids, SERIES, [bar(1)], [], START)
     for reader in (ids, SeriesIds()):
         for newest in (False, True):
-            bars = statements.read(connection, reader, SERIES, minutes(0, 2), 2, newest).bars
-            assert repr(bars) == repr([odd, bar(1)])
+            found = bars.read(connection, reader, SERIES, minutes(0, 2), 2, newest).bars
+            assert repr(found) == repr([odd, bar(1)])
 
 
 def test_only_a_series_that_ever_held_nan_is_searched_for_it(connection: sqlite3.Connection) -> None:
     ids = SeriesIds()
     plain, odd = SERIES, Series(INSTRUMENT, MINUTE, "odd")
-    statements.store(connection, ids, plain, [bar(0)], [], START)
-    statements.store(connection, ids, odd, [bar(0)], [], START)
-    statements.store(connection, ids, odd, [bar(0, math.nan)], [], START)
-    statements.store(connection, ids, odd, [bar(0)], [], START)
+    bars.store(connection, ids, plain, [bar(0)], [], START)
+    bars.store(connection, ids, odd, [bar(0)], [], START)
+    bars.store(connection, ids, odd, [bar(0, math.nan)], [], START)
+    bars.store(connection, ids, odd, [bar(0)], [], START)
     for known in (ids, SeriesIds()):
         assert [known.find(connection, series) for series in (plain, odd)] == [(1, False), (2, True)]
 
@@ -136,14 +154,14 @@ def test_only_a_series_that_ever_held_nan_is_searched_for_it(connection: sqlite3
 def test_a_revision_keeps_when_it_was(connection: sqlite3.Connection) -> None:
     ids = SeriesIds()
     for at_ms, close in ((START, 1.0), (START + 1, 1.0), (START + 2, 2.0)):
-        statements.store(connection, ids, SERIES, [bar(0, close)], [], at_ms)
+        bars.store(connection, ids, SERIES, [bar(0, close)], [], at_ms)
     assert connection.execute("SELECT rev, revised_at FROM bar").fetchall() == [(1, START + 2)]
 
 
 def test_what_is_proven_already_is_not_written_again(connection: sqlite3.Connection) -> None:
     ids = SeriesIds()
     page = [bar(minute) for minute in range(10)]
-    statements.store(connection, ids, SERIES, page, [data(0, 10)], START)
+    bars.store(connection, ids, SERIES, page, [data(0, 10)], START)
     changes = connection.total_changes
-    statements.store(connection, ids, SERIES, page, [data(0, 10), data(3, 5)], START)
+    bars.store(connection, ids, SERIES, page, [data(0, 10), data(3, 5)], START)
     assert connection.total_changes == changes

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from marketd.domain.timeframe import DAY_MS, IntArray
+from marketd.domain.timerange import TimeRange
 
 _FIRST_YEAR = 2010
 _END_YEAR = 2100
@@ -35,6 +36,15 @@ class Calendar:
     def days(self) -> IntArray:
         """The UTC day of every session, as its start in epoch milliseconds."""
         return self.opens - self.opens % DAY_MS
+
+    def closed(self, since_ms: int, before_ms: int) -> list[TimeRange]:
+        """What of `[since_ms, before_ms)` lies between two sessions."""
+        first = max(int(np.searchsorted(self.opens, since_ms, side="right")) - 1, 0)
+        stop = int(np.searchsorted(self.opens, before_ms, side="left"))
+        ends = np.minimum(self.opens[first + 1 : stop + 1], before_ms)
+        starts = np.maximum(self.closes[first : first + len(ends)], since_ms)
+        pauses = starts < ends
+        return [*map(TimeRange, starts[pauses].tolist(), ends[pauses].tolist())]
 
     def minutes(self, sessions: IntArray) -> IntArray:
         """How many minutes each of `sessions` lasts."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.timeframe import IntArray, Timeframe
+from marketd.domain.timerange import TimeRange
 from marketd.plugins.sim.calendar import Calendar
 from marketd.plugins.sim.candles import Candles, Trades
 from marketd.plugins.sim.days import Days
@@ -101,6 +102,10 @@ class History:
             if len(ticks) == limit or int(trades.t[-1]) >= before_ms:
                 break
         return ticks
+
+    def closed(self, since_ms: int, before_ms: int) -> list[TimeRange]:
+        """What of `[since_ms, before_ms)` lies between two sessions."""
+        return self._calendar.closed(since_ms, before_ms)
 
     def next_trade_ms(self, since_ms: int) -> int | None:
         """When the first trade at or after `since_ms` happens; None if there is none any more."""

@@ -10,10 +10,12 @@ from marketd.domain.bar import Bar, Tick
 from marketd.domain.errors import UnknownSymbol, Unsupported
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
 from marketd.plugins import (
     BarStreams,
     BarUpdate,
     Clock,
+    MarketHours,
     MarketPlugin,
     PluginContext,
     ScaledClock,
@@ -29,7 +31,7 @@ from marketd.plugins.sim.streams import bar_updates, tick_batches
 _REAL_PACE_MS = 50
 
 
-class SimPlugin(MarketPlugin, BarStreams, TickStreams):
+class SimPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
     """Every value is a function of the seed, the symbol and the time: a restart changes nothing."""
 
     plugin = "sim"
@@ -86,6 +88,9 @@ class SimPlugin(MarketPlugin, BarStreams, TickStreams):
             since_ms=self.clock.now_ms() + 1,
             pace_ms=self._pace_ms,
         )
+
+    def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
+        return self._history(symbol).closed(since, before)
 
     def _history(self, symbol: str, timeframe: Timeframe = MINUTE) -> History:
         history = self._histories.get(symbol)

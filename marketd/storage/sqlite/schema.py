@@ -41,9 +41,56 @@ MIGRATIONS = (
         PRIMARY KEY (series, range_start)
     ) WITHOUT ROWID;
     """,
-    # What was covered before there were reasons was an answer.
+    # What was covered before there were reasons was an answer. A trade has its place among those of its
+    # millisecond. `rollup` holds coarser bars computed ahead, which are right only in the ranges of
+    # `rolled`. `probe` is empty but while it is tried whether the disk takes anything.
     """
     ALTER TABLE coverage ADD COLUMN reason TEXT NOT NULL DEFAULT 'data';
+    CREATE TABLE instrument (
+        id INTEGER PRIMARY KEY,
+        market TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        symbol TEXT NOT NULL,
+        UNIQUE (market, provider, symbol)
+    );
+    CREATE TABLE tick (
+        instrument INTEGER NOT NULL,
+        t INTEGER NOT NULL,
+        place INTEGER NOT NULL,
+        price REAL NOT NULL,
+        size REAL NOT NULL,
+        side TEXT NOT NULL,
+        id TEXT NOT NULL,
+        PRIMARY KEY (instrument, t, place)
+    ) WITHOUT ROWID;
+    CREATE TABLE job (
+        id TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        state TEXT NOT NULL,
+        body TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        updated_ms INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX job_by_kind ON job (kind, created_ms, id);
+    CREATE TABLE rollup (
+        series INTEGER NOT NULL,
+        timeframe TEXT NOT NULL,
+        t INTEGER NOT NULL,
+        open REAL,
+        high REAL,
+        low REAL,
+        close REAL,
+        volume REAL,
+        PRIMARY KEY (series, timeframe, t)
+    ) WITHOUT ROWID;
+    CREATE TABLE rolled (
+        series INTEGER NOT NULL,
+        timeframe TEXT NOT NULL,
+        range_start INTEGER NOT NULL,
+        range_end INTEGER NOT NULL,
+        PRIMARY KEY (series, timeframe, range_start)
+    ) WITHOUT ROWID;
+    CREATE TABLE probe (filler BLOB);
     """,
 )
 

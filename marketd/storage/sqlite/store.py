@@ -8,75 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
-
-import aiosqlite
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Covered
 from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage.base import Job, Storage, Stored, StoredBars
-from marketd.storage.sqlite import statements
+from marketd.storage.sqlite import bars as bar_rows
+from marketd.storage.sqlite import jobs as job_rows
+from marketd.storage.sqlite import rollups
+from marketd.storage.sqlite import ticks as tick_rows
+from marketd.storage.sqlite.connection import Connection
+from marketd.storage.sqlite.names import SeriesIds, all_series
 from marketd.storage.sqlite.owner import FileOwnership
+from marketd.storage.sqlite.probe import empty, fill
 from marketd.storage.sqlite.schema import migrate
+from marketd.storage.sqlite.writer import Writer
 
 T = TypeVar("T")
 
-# One transaction takes the writes that are waiting, up to this many: one flush to disk for all.
-_GROUP = 500
-
-
-@dataclass(slots=True)
-class _Write:
-    """One call of `store`, and what has come of it."""
-
-    series: Series
-    bars: Sequence[Bar]
-    covered: Sequence[Covered]
-    at_ms: int
-    outcome: Stored | Exception | None = None
-
-
-class _Connection(aiosqlite.Connection):
-    """aiosqlite's connection, able to run a whole function in its thread.
-
-    A function is one step there: it cannot be cancelled half-way, and no read comes between its
-    statements, so a transaction never stays open and is never seen unfinished.
-    """
-
-    @classmethod
-    async def over(cls, raw: sqlite3.Connection) -> _Connection:
-        """Gives `raw` to a thread of its own; nobody else may use it from now on."""
-        connection = cls(lambda: raw, iter_chunk_size=64)
-        await connection
-        return connection
-
-    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
-        return result
+_EVER = TimeRange(MIN_MS, MAX_MS)
+# How many trades one transaction deletes.
+_DROP_STEP = 10_000
 
 
 class SQLiteStorage(Storage):
-    """Bars and coverage in one SQLite file (WAL, synchronous=FULL)."""
+    """Everything in one SQLite file (WAL, synchronous=FULL)."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
         self._ownership = FileOwnership(path)
         self._changing = asyncio.Lock()
-        self._connection: _Connection | None = None
-        self._loop: asyncio.AbstractEventLoop
-        # These belong to the connection's thread; a caller only appends to what waits.
-        self._ids = statements.SeriesIds()
-        self._waiting: deque[_Write] = deque()
+        self._connection: Connection | None = None
+        self._writer: Writer
+        # Belongs to the connection's thread.
+        self._ids = SeriesIds()
 
     async def open(self) -> None:
         async with self._changing:
@@ -98,73 +71,152 @@ class SQLiteStorage(Storage):
         async with self._changing:
             await self._close()
 
-    async def read(
-        self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
-    ) -> StoredBars:
-        def run(connection: sqlite3.Connection) -> StoredBars:
-            return statements.read(connection, self._ids, series, span, limit, newest)
-
-        try:
-            return await self._opened().run(run)
-        except (sqlite3.Error, UnicodeError) as error:
-            raise StorageFailed(f"The database cannot be read: {error}.") from error
+    async def probe(self) -> None:
+        await self._write(fill)
+        await self._write(empty)
 
     async def store(
         self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
     ) -> Stored:
-        connection = self._opened()
-        write = _Write(series, bars, covered, at_ms)
-        self._waiting.append(write)
-        # Whichever call comes first in the thread writes for all that wait; the others find it done.
-        await connection.run(self._write_waiting)
-        if isinstance(write.outcome, Stored):
-            return write.outcome
-        raise StorageFailed(f"The database cannot be written: {write.outcome}.") from write.outcome
+        def tell(stored: Stored) -> None:
+            if stored.inserted or stored.revised:
+                self._tell(series, TimeRange(bars[0][0], bars[-1][0] + 1))
 
-    async def probe(self) -> None:
-        raise NotImplementedError
+        return await self._write(
+            lambda connection: bar_rows.store(connection, self._ids, series, bars, covered, at_ms), tell
+        )
+
+    async def read(
+        self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> StoredBars:
+        return await self._read(
+            lambda connection: bar_rows.read(connection, self._ids, series, span, limit, newest)
+        )
 
     async def series_list(self) -> list[Series]:
-        raise NotImplementedError
+        return await self._read(all_series)
 
     async def aggregate(
         self, base: Series, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool = False
     ) -> list[Bar]:
-        raise NotImplementedError
+        left = TimeRange(timeframe.ceil(span.start_ms), timeframe.floor(span.end_ms))
+        parts: list[Sequence[Bar]] = []
+        missing = limit
+        while missing > 0 and not left.is_empty:
+            part = await self._part(base, timeframe, left, missing, newest)
+            found = part.bars[-missing:] if newest else part.bars[:missing]
+            parts.append(found)
+            missing -= len(found)
+            if newest:
+                left = TimeRange(left.start_ms, part.span.start_ms)
+            else:
+                left = TimeRange(part.span.end_ms, left.end_ms)
+        return [bar for part in (reversed(parts) if newest else parts) for bar in part]
 
     async def refresh(self, base: Series | None = None, span: TimeRange | None = None) -> int:
-        raise NotImplementedError
+        count = 0
+        for series in [base] if base else await self.series_list():
+            for timeframe in await self._to_refresh(series):
+                while (stale := await self._next_stale(series, timeframe, span or _EVER)) is not None:
+                    count += len((await self._build(series, timeframe, stale, newest=False)).bars)
+        return count
 
     async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
-        raise NotImplementedError
+        return await self._write(lambda connection: tick_rows.store(connection, instrument, ticks))
 
     async def read_ticks(
         self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
     ) -> list[Tick]:
-        raise NotImplementedError
+        return await self._read(
+            lambda connection: tick_rows.read(connection, instrument, span, limit, newest)
+        )
 
     async def drop_ticks(self, before_ms: int) -> int:
-        raise NotImplementedError
+        count = 0
+        instrument = await self._next_instrument(after=0)
+        while instrument is not None:
+            dropped = await self._drop_ticks(instrument, before_ms)
+            count += dropped
+            if dropped < _DROP_STEP:
+                instrument = await self._next_instrument(after=instrument)
+        return count
 
     async def save_job(self, job: Job) -> None:
-        raise NotImplementedError
+        await self._write(lambda connection: job_rows.save(connection, job))
 
     async def jobs(self, kind: str) -> list[Job]:
-        raise NotImplementedError
+        return await self._read(lambda connection: job_rows.read(connection, kind))
 
     async def delete_job(self, job_id: str) -> None:
-        raise NotImplementedError
+        await self._write(lambda connection: job_rows.delete(connection, job_id))
 
-    def _opened(self) -> _Connection:
+    async def _part(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, limit: int, newest: bool
+    ) -> rollups.Part:
+        """A first part of an aggregate: as it is kept, or built now."""
+        found = await self._read(
+            lambda connection: rollups.read(connection, self._ids, base, timeframe, span, limit, newest)
+        )
+        if isinstance(found, rollups.Part):
+            return found
+        if not self.fault:
+            try:
+                return await self._build(base, timeframe, found, newest=newest)
+            except StorageFailed:
+                # Without a place to keep it, it is computed each time; the writer tells of the fault.
+                pass
+        return await self._read(
+            lambda connection: rollups.compute(
+                connection, self._ids, base, timeframe, found, limit, newest
+            )
+        )
+
+    async def _build(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, *, newest: bool
+    ) -> rollups.Part:
+        return await self._write(
+            lambda connection: rollups.build(connection, self._ids, base, timeframe, span, newest)
+        )
+
+    async def _to_refresh(self, base: Series) -> list[Timeframe]:
+        return await self._read(lambda connection: rollups.to_refresh(connection, self._ids, base))
+
+    async def _next_stale(self, base: Series, timeframe: Timeframe, span: TimeRange) -> TimeRange | None:
+        return await self._read(
+            lambda connection: rollups.next_stale(connection, self._ids, base, timeframe, span)
+        )
+
+    async def _next_instrument(self, after: int) -> int | None:
+        return await self._read(lambda connection: tick_rows.next_instrument(connection, after))
+
+    async def _drop_ticks(self, number: int, before_ms: int) -> int:
+        return await self._write(
+            lambda connection: tick_rows.drop(connection, number, before_ms, _DROP_STEP)
+        )
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._opened().run(work)
+        except (sqlite3.Error, UnicodeError, OverflowError) as error:
+            raise StorageFailed(f"The database cannot be read: {error}.") from error
+
+    async def _write(
+        self, work: Callable[[sqlite3.Connection], T], done: Callable[[T], None] = lambda _: None
+    ) -> T:
+        connection = self._opened()
+        return await self._writer.write(connection, work, done)
+
+    def _opened(self) -> Connection:
         if self._connection is None:
             raise StorageFailed("The database is not open.")
         return self._connection
 
     async def _open(self) -> None:
-        self._loop = asyncio.get_running_loop()
         # What can fail is done before aiosqlite has its thread, whose end nobody could wait for then.
         raw = await asyncio.to_thread(self._connect)
-        self._connection = await _Connection.over(raw)
+        self._set_fault("")
+        self._writer = Writer(undone=self._ids.forget, fault=self._set_fault)
+        self._connection = await Connection.over(raw)
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -187,55 +239,8 @@ class SQLiteStorage(Storage):
             connection.execute("PRAGMA synchronous = FULL")
             migrate(connection)
             undo.pop_all()
-        self._ids = statements.SeriesIds()
+        self._ids.forget()
         return connection
 
-    def _write_waiting(self, connection: sqlite3.Connection) -> None:
-        """In the thread: takes what waits and writes it in one transaction."""
-        group = [self._waiting.popleft() for _ in range(min(len(self._waiting), _GROUP))]
-        if group:
-            self._write(connection, group)
-
-    def _write(self, connection: sqlite3.Connection, group: Sequence[_Write]) -> None:
-        """Writes all of `group`; if that fails, each of them alone, so that only the faulty fail."""
-        try:
-            with _transaction(connection):
-                results = [
-                    statements.store(
-                        connection, self._ids, write.series, write.bars, write.covered, write.at_ms
-                    )
-                    for write in group
-                ]
-        except Exception as error:
-            for write in group:
-                self._ids.forget(write.series)
-            if len(group) == 1:
-                group[0].outcome = error
-                return
-            for write in group:
-                self._write(connection, [write])
-        else:
-            for write, stored in zip(group, results, strict=True):
-                write.outcome = stored
-            # Comes before what the callers wait for, and also where nobody waits any more.
-            self._loop.call_soon_threadsafe(self._tell_of, group)
-
-    def _tell_of(self, group: Sequence[_Write]) -> None:
-        """In the loop: tells the listeners which bars these writes have changed."""
-        for write in group:
-            if isinstance(write.outcome, Stored) and (write.outcome.inserted or write.outcome.revised):
-                self._tell(write.series, TimeRange(write.bars[0][0], write.bars[-1][0] + 1))
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of what is written inside, durable, or on any error nothing."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # After some errors, a full disk among them, SQLite has rolled back by itself.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    def _set_fault(self, fault: str) -> None:
+        self.fault = fault

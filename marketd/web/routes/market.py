@@ -97,7 +97,7 @@ async def get_ohlcv(request: web.Request) -> web.Response:
     "What is not known of a series",
     query=schemas.GapsQuery,
     answers={200: (schemas.GapsOut, "Gaps, ascending by time.")},
-    description="The ranges that no provider has answered for yet. Asks no provider.",
+    description="The ranges without a proof, each with its reason. Asks no provider.",
 )
 async def get_gaps(request: web.Request) -> web.Response:
     query = request[QUERY]

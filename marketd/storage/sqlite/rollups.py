@@ -1,0 +1,164 @@
+"""Coarser bars, computed from the base bars once and kept: functions over one connection.
+
+Only from base bars, never from other coarser ones: a sum of sums would differ in its last bits. They
+are made when they are first asked for, in steps that each read few enough bars to keep nobody waiting.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from marketd.domain.bar import Bar
+from marketd.domain.bar import select as cut
+from marketd.domain.instrument import Series
+from marketd.domain.resample import resample
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange, subtract
+from marketd.storage.sqlite import bars, rolled
+from marketd.storage.sqlite.names import SeriesIds
+from marketd.storage.sqlite.values import decoded, encoded
+
+# What is kept, of bases so fine that computing it each time would be slow.
+KEPT = tuple(map(Timeframe.parse, ("1h", "2h", "4h", "6h", "12h", "1d", "3d", "1w", "1M", "3M", "1y")))
+# What is asked for most often is brought up to date without having been asked for.
+_AHEAD = frozenset(map(Timeframe.parse, ("1h", "4h", "1d", "1w", "1M")))
+_FEWEST_IN_BUCKET, _MOST_IN_BUCKET = 24, 600_000
+# Base bars of one step, unless one bucket holds more.
+_STEP = 20_000
+
+_READ_ROLLUP = """
+    SELECT t, open, high, low, close, volume FROM rollup
+    WHERE series = ? AND timeframe = ? AND t >= ? AND t < ?
+"""
+_FIRST_ROLLUP = f"{_READ_ROLLUP} ORDER BY t LIMIT ?"
+_LAST_ROLLUP = f"{_READ_ROLLUP} ORDER BY t DESC LIMIT ?"
+_DELETE_ROLLUP = "DELETE FROM rollup WHERE series = ? AND timeframe = ? AND t >= ? AND t < ?"
+_INSERT_ROLLUP = """
+    INSERT INTO rollup (series, timeframe, t, open, high, low, close, volume)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_FIRST_TIME = "SELECT t FROM bar WHERE series = ? ORDER BY t LIMIT 1"
+_LAST_TIME = "SELECT t FROM bar WHERE series = ? ORDER BY t DESC LIMIT 1"
+
+
+class Part(NamedTuple):
+    """Coarser bars of `span`, which lies at the wanted end of what was asked for.
+
+    All there are in it, or as many as were asked for.
+    """
+
+    bars: Sequence[Bar]
+    span: TimeRange
+
+
+def is_kept(base: Timeframe, timeframe: Timeframe) -> bool:
+    """True if bars of `timeframe` that are made of `base` are kept."""
+    return (
+        timeframe in KEPT
+        and base.tiles(timeframe)
+        and _FEWEST_IN_BUCKET <= base.most_in(timeframe) <= _MOST_IN_BUCKET
+    )
+
+
+def read(
+    connection: sqlite3.Connection,
+    ids: SeriesIds,
+    base: Series,
+    timeframe: Timeframe,
+    span: TimeRange,
+    limit: int,
+    newest: bool,
+) -> Part | TimeRange:
+    """A first part of what `span`, which is of whole buckets, holds; or what has to be built for it."""
+    found = ids.find(connection, base)
+    if found is None:
+        return Part([], span)
+    if not is_kept(base.timeframe, timeframe):
+        return compute(connection, ids, base, timeframe, span, limit, newest)
+    known = [piece.clip(span) for piece in rolled.read(connection, found[0], timeframe, span)]
+    unknown = subtract(span, [piece for piece in known if not piece.is_empty])
+    if newest:
+        if unknown and unknown[-1].end_ms == span.end_ms:
+            return unknown[-1]
+        span = TimeRange(unknown[-1].end_ms if unknown else span.start_ms, span.end_ms)
+    else:
+        if unknown and unknown[0].start_ms == span.start_ms:
+            return unknown[0]
+        span = TimeRange(span.start_ms, unknown[0].start_ms if unknown else span.end_ms)
+    statement = _LAST_ROLLUP if newest else _FIRST_ROLLUP
+    rows = connection.execute(statement, (found[0], str(timeframe), *span, limit)).fetchall()
+    if newest:
+        rows.reverse()
+    return Part([decoded(row) for row in rows], span)
+
+
+def compute(
+    connection: sqlite3.Connection,
+    ids: SeriesIds,
+    base: Series,
+    timeframe: Timeframe,
+    span: TimeRange,
+    limit: int,
+    newest: bool,
+) -> Part:
+    """The first or last whole buckets of `span`, about `limit` or as many as a step may take."""
+    found = ids.find(connection, base)
+    if found is None:
+        return Part([], span)
+    bucket = base.timeframe.most_in(timeframe)
+    most = max(bucket, min(limit * bucket, _STEP))
+    rows = bars.select(connection, found, span, most, newest)
+    if len(rows) == most:
+        # The step may have cut a bucket in two.
+        if newest:
+            span = TimeRange(timeframe.ceil(rows[0][0]), span.end_ms)
+        else:
+            span = TimeRange(span.start_ms, timeframe.floor(base.timeframe.end(rows[-1][0])))
+    return Part(resample(cut(rows, since=span.start_ms, before=span.end_ms), timeframe), span)
+
+
+def build(
+    connection: sqlite3.Connection,
+    ids: SeriesIds,
+    base: Series,
+    timeframe: Timeframe,
+    span: TimeRange,
+    newest: bool,
+) -> Part:
+    """Computes a first part of `span` and keeps it; runs inside a transaction of the caller's."""
+    part = compute(connection, ids, base, timeframe, span, _STEP, newest)
+    found = ids.find(connection, base)
+    if found is not None:
+        key = (found[0], str(timeframe))
+        connection.execute(_DELETE_ROLLUP, (*key, *part.span))
+        connection.executemany(_INSERT_ROLLUP, ((*key, *encoded(bar)) for bar in part.bars))
+        rolled.add(connection, found[0], timeframe, part.span)
+    return part
+
+
+def to_refresh(connection: sqlite3.Connection, ids: SeriesIds, base: Series) -> list[Timeframe]:
+    """What to bring up to date of a series: what is often asked for, and what of it is kept already."""
+    found = ids.find(connection, base)
+    if found is None:
+        return []
+    used = _AHEAD | rolled.timeframes(connection, found[0])
+    return [timeframe for timeframe in KEPT if timeframe in used and is_kept(base.timeframe, timeframe)]
+
+
+def next_stale(
+    connection: sqlite3.Connection, ids: SeriesIds, base: Series, timeframe: Timeframe, span: TimeRange
+) -> TimeRange | None:
+    """The first buckets of those that `span` touches and hold bars which are not up to date, if any."""
+    found = ids.find(connection, base)
+    first = None if found is None else connection.execute(_FIRST_TIME, found[:1]).fetchone()
+    if found is None or first is None:
+        return None
+    (last_ms,) = connection.execute(_LAST_TIME, found[:1]).fetchone()
+    stored = span.clip(TimeRange(first[0], last_ms + 1))
+    if stored.is_empty:
+        return None
+    buckets = TimeRange(timeframe.floor(stored.start_ms), timeframe.end(stored.end_ms - 1))
+    stale = subtract(buckets, rolled.read(connection, found[0], timeframe, buckets))
+    return stale[0] if stale else None
