@@ -43,20 +43,26 @@ def _timescale(request: pytest.FixtureRequest) -> NewDatabase:
     return _schemas(request.getfixturevalue("timescale_url"), partial(PostgresStorage, connections=1))
 
 
-def _schemas(url: str, make: Callable[[str], Storage]) -> NewDatabase:
-    """Each empty database is a new schema of the one at `url`, which costs next to nothing."""
-    names = (f"contract_{number}" for number in count())
-    anywhere = ThreadPoolExecutor(1)  # where another loop may run than the test's
+# What leaves a schema as empty as a new one, at a fraction of the time: the rows of every table.
+_EMPTY = """
+    SELECT coalesce(string_agg(format('DELETE FROM %I;', tablename), ''), '') FROM pg_tables
+    WHERE schemaname = 'contract' AND tablename <> 'marketd_schema'
+"""
 
-    async def make_schema(name: str) -> None:
-        connection = await asyncpg.connect(url)
-        await connection.execute(f"CREATE SCHEMA {name}")
+
+def _schemas(url: str, make: Callable[[str], Storage]) -> NewDatabase:
+    """An empty database is one schema, emptied: a test has one at a time."""
+    anywhere = ThreadPoolExecutor(1)  # where another loop may run than the test's
+    where = f"{url}{'&' if '?' in url else '?'}search_path=contract"
+
+    async def empty() -> None:
+        connection = await asyncpg.connect(where)
+        await connection.execute("CREATE SCHEMA IF NOT EXISTS contract")
+        await connection.execute(await connection.fetchval(_EMPTY))
         await connection.close()
 
     def new_database() -> Database:
-        name = next(names)
-        anywhere.submit(asyncio.run, make_schema(name)).result()
-        where = f"{url}{'&' if '?' in url else '?'}search_path={name}"
+        anywhere.submit(asyncio.run, empty()).result()
         return lambda: make(where)
 
     return new_database

@@ -26,6 +26,7 @@ _MAKE = {
 }
 # In one order, so that two that lock several never wait for each other.
 _LOCK_SERIES = "SELECT id FROM series WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"
+_LOCK_MAKING = "LOCK TABLE series IN SHARE ROW EXCLUSIVE MODE"
 _ALL_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series ORDER BY id"
 _ALL_INSTRUMENTS = "SELECT id FROM instrument ORDER BY id"
 
@@ -61,7 +62,17 @@ class Ids:
 
 async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dict[Series, int]:
     """The rows of these series, made if need be, for this transaction alone to write to."""
-    rows = {series: await ids.ensure(connection, series) for series in sorted(set(group), key=_digest)}
+    rows: dict[Series, int] = {}
+    is_making = False
+    for series in group:
+        if series in rows:
+            continue
+        known = await ids.find(connection, series)
+        if known is None and not is_making:
+            # One at a time, since two might make the same ones in opposite orders.
+            is_making = True
+            await connection.execute(_LOCK_MAKING)
+        rows[series] = await ids.ensure(connection, series) if known is None else known
     await connection.execute(_LOCK_SERIES, list(rows.values()))
     return rows
 
