@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import asyncpg
 import pytest
+from hypothesis import settings
 from servers.postgres import PostgresServer
 
 from marketd.storage import Storage
@@ -45,7 +46,8 @@ def _timescale(request: pytest.FixtureRequest) -> NewDatabase:
 
 # What leaves a schema as empty as a new one, at a fraction of the time: the rows of every table.
 _EMPTY = """
-    SELECT coalesce(string_agg(format('DELETE FROM %I;', tablename), ''), '') FROM pg_tables
+    SELECT 'BEGIN;' || coalesce(string_agg(format('DELETE FROM %I;', tablename), ''), '') || 'COMMIT;'
+    FROM pg_tables
     WHERE schemaname = 'contract' AND tablename <> 'marketd_schema'
 """
 
@@ -79,6 +81,26 @@ STORAGES: Mapping[str, Callable[[pytest.FixtureRequest], NewDatabase]] = {
 def new_database(request: pytest.FixtureRequest) -> NewDatabase:
     """Empty databases of one backend, as many as a test asks for."""
     return STORAGES[request.param](request)
+
+
+@pytest.fixture
+def examples(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many examples to try of those that a test wants: a server takes its time for each."""
+    is_server = "sqlite" not in request.node.callspec.params.values()
+    return lambda wanted: max(1, wanted // 4) if is_server else wanted
+
+
+@pytest.fixture(autouse=True)
+def _fewer_examples(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Applies `examples` to a property test, whose settings are shared by all backends."""
+    own = getattr(request.function, "_hypothesis_internal_use_settings", None)
+    if own is None:
+        yield
+        return
+    fewer = request.getfixturevalue("examples")(own.max_examples)
+    request.function._hypothesis_internal_use_settings = settings(own, max_examples=fewer)
+    yield
+    request.function._hypothesis_internal_use_settings = own
 
 
 @pytest.fixture
