@@ -17,10 +17,11 @@ from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig, 
 from marketd.daemon import Daemon
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
+from marketd.encoding import to_json
 from marketd.metrics import Metrics
 from marketd.settings import Millis
 from marketd.streaming.events import BarEvent
-from marketd.streaming.messages import Format, event_message
+from marketd.streaming.messages import event_message
 from marketd.web.keys import METRICS, SUBSCRIPTIONS
 
 # On a Saturday the exchange says nothing of its own.
@@ -42,10 +43,10 @@ SUBSCRIBE = orjson.dumps(
 
 
 def message() -> bytes:
-    """What a client is told each time."""
+    """The payload of what a client is told each time."""
     told = event_message(_SERIES, _EVENT)
     assert told is not None
-    return told.encoded(Format.JSON)
+    return to_json(told.body)
 
 
 class Stage(Daemon):
@@ -79,7 +80,7 @@ async def main(database: str) -> None:
             written = _written(metrics) + clients * size
             for _ in range(size):
                 broadcast.publish(_SERIES, _EVENT)
-            while _written(metrics) < written:  # noqa: ASYNC110 - the writers run meanwhile
+            while _written(metrics) < written:  # noqa: ASYNC110 - the outboxes write meanwhile
                 await asyncio.sleep(0)
     await daemon.stop()
 

@@ -125,7 +125,9 @@ class StorageConfig:
 
     @property
     def sqlite_path(self) -> Path:
-        """The database file; a relative one counts from the current folder."""
+        """The database file, a relative one from the current folder; ConfigError if it is none."""
+        if self.is_postgres:
+            raise ConfigError("This works on a database file, and [storage] url names a server.")
         if not self.url:
             return user_data_path("marketd") / "marketd.db"
         return Path(self.url.removeprefix(_SQLITE))
@@ -164,6 +166,11 @@ class StreamConfig:
     max_subscriptions: int = setting(whole(1, 1_000_000), 1000, "The most streams of one client.")
     max_symbols: int = setting(whole(1, 1_000_000), 100, "The most symbols in one subscribe message.")
     max_message: ByteCount = setting(size(), "1MB", "The largest message that a client may send.")
+    stall: Millis = setting(
+        duration(),
+        "30s",
+        "How long a provider's stream may say nothing before its history is asked whether it is mute.",
+    )
     linger: Millis = setting(
         duration(least="0ms"), "10s", "How long a provider's stream is kept after its last client left."
     )

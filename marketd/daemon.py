@@ -15,7 +15,10 @@ from aiohttp import web
 
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
+from marketd.control.address import socket_beside
+from marketd.control.server import ControlServer
 from marketd.domain.errors import ConfigError, MarketdError
+from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
@@ -97,9 +100,9 @@ class Daemon:
         answers = ReadyAnswers(_READY_BYTES)
         storage.listen(answers.changed)
         await storage.open()
+        self._opened.push_async_callback(storage.close)
         for lack in storage.lacks:
             log.info("database %s", lack)
-        self._opened.push_async_callback(storage.close)
         self.loader.load(config.providers)
         self._opened.push_async_callback(self._close_providers)
         supervisor = Supervisor(self.metrics)
@@ -115,17 +118,24 @@ class Daemon:
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
+            stall_ms=config.stream.stall,
         )
         app = make_app(
             server=config.server,
             stream=config.stream,
             market=MarketService(self.loader, orchestrator),
+            aggregates=Aggregates(storage, request_timeout_ms=config.server.request_timeout),
             loader=self.loader,
             subscriptions=subscriptions,
             metrics=self.metrics,
             readiness=self,
             answers=answers,
         )
+        if not config.storage.is_postgres:
+            # The file has one owner; a server lets others in by itself.
+            control = ControlServer(storage, socket_beside(config.storage.sqlite_path))
+            self._opened.push_async_callback(control.close)
+            await control.open()
         await self._listen(app)
         # A provider that is slow to open keeps nobody waiting but who asks for it.
         for provider in self.loader.providers.values():

@@ -27,7 +27,7 @@ class Metrics:
         )
         self.bars_served = Counter(
             "marketd_bars_served_total",
-            "Base bars that answered reads, by the source that had them.",
+            "Bars that answered reads, by the source: base bars, or of aggregates coarser ones.",
             ["source"],
             registry=registry,
         )

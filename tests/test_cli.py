@@ -21,8 +21,9 @@ import pytest
 from house import FLAWED, SIM, START, House, M, recorded
 
 from marketd import __version__
+from marketd.barfiles.csv_text import csv_row
 from marketd.cli import main
-from marketd.cli.text import BarFormat, csv_row, iso, table
+from marketd.cli.text import BarFormat, iso, table
 from marketd.config import ProviderConfig
 
 BTC = "crypto/sim/BTC/USD"
@@ -277,6 +278,16 @@ async def test_every_kind_of_value_is_told_apart(house: House, tmp_path: Path) -
     assert rows[1][1:] == ["-"] * 5
     assert rows[2][1:] == ["NaN", "Infinity", "-Infinity", "NaN", "0"]
     assert re.search(r"\d+ of these rows are filled in", err)
+
+
+async def test_aggregates_are_refreshed_of_one_instrument_or_of_all(house: House) -> None:
+    assert (await run("bars", BTC, "1m", "--url", house.url)).code == 0
+    first = await run(
+        "aggregates", "refresh", BTC, "-t", "1m", "--since", "2024-01-01", "--url", house.url
+    )
+    assert re.fullmatch(r"[1-9]\d* bars computed\.\n", first.out), first
+    again = await run("aggregates", "refresh", "--url", house.url)
+    assert (again.code, again.out) == (0, "0 bars computed.\n")
 
 
 async def test_what_is_missing_is_told_on_standard_error(house: House) -> None:

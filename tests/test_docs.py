@@ -79,10 +79,10 @@ def test_every_setting_of_a_built_in_plugin_is_in_the_docs(schema: type, table: 
 
 
 def test_every_route_is_in_the_docs() -> None:
-    paths = set(re.findall(r'_get\("([^"]+)"', inspect.getsource(make_app)))
-    assert paths
+    routes = set(re.findall(r'_(get|post)\("([^"]+)"', inspect.getsource(make_app)))
+    assert routes
     assert {row[0] for row in rows("docs/interface.md", "## REST")} == {
-        f"`GET {path}`" for path in paths
+        f"`{method.upper()} {path}`" for method, path in routes
     }
 
 

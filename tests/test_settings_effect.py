@@ -30,7 +30,7 @@ class Odd(MarketPlugin, BarStreams):
     plugin = "odd"
     markets = ("crypto",)
     timeframes = (Timeframe.parse("1m"),)
-    lists = fetches = 0
+    lists = fetches = streams = 0
 
     def __init__(self, context):
         super().__init__(context)
@@ -38,7 +38,7 @@ class Odd(MarketPlugin, BarStreams):
 
     async def get_symbols(self, market):
         self.lists += 1
-        return [SymbolInfo(symbol, market) for symbol in ("HANGS", "FAILS", "QUIET")]
+        return [SymbolInfo(symbol, market) for symbol in ("HANGS", "FAILS", "QUIET", "MUTE")]
 
     async def fetch_ohlcv(self, symbol, timeframe, since, before, limit, params):
         self.fetches += 1
@@ -46,9 +46,13 @@ class Odd(MarketPlugin, BarStreams):
             raise ProviderFailed("no.")
         if symbol == "HANGS":
             await asyncio.Event().wait()
+        if symbol == "MUTE":
+            now = timeframe.floor(self.clock.now_ms())
+            return [(now, 1.0, 1.0, 1.0, 1.0, float(self.fetches))] if since <= now < before else []
         return []
 
     async def stream_bars(self, symbol, timeframe):
+        self.streams += 1
         self.began.set()
         try:
             await asyncio.Event().wait()
@@ -162,14 +166,15 @@ async def heartbeat(running: Running) -> None:
 
 async def outbox(running: Running) -> None:
     async with running.stream() as client:
-        await client.send_json({"type": "ping", "id": "a" * 60})
-        for _ in range(50):
+        # Sent without a pause they are read, and answered, in one turn of the loop.
+        for _ in range(3):
             await client.send_json({"type": "ping", "id": "a" * 60})
         frames = []
         while not client.closed:
             frames.append(await asyncio.wait_for(client.receive(), 10))
-        assert client.close_code == 4008
-        assert any(f.type is aiohttp.WSMsgType.TEXT and "slow_consumer" in f.data for f in frames)
+        *_, error, close = frames
+        assert "slow_consumer" in error.data
+        assert (close.type, close.data) == (aiohttp.WSMsgType.CLOSE, 4008)
 
 
 async def max_subscriptions(running: Running) -> None:
@@ -203,6 +208,13 @@ async def linger(running: Running) -> None:
     await asyncio.wait_for(running.odd.ended.wait(), 5)
 
 
+async def stall(running: Running) -> None:
+    async with running.stream() as client:
+        await subscribe(client, provider="odd", symbols=["MUTE"])
+        while running.odd.streams < 2:  # noqa: ASYNC110 - the plugin of a test has no event for it
+            await asyncio.sleep(0.02)
+
+
 EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "server.host": ("127.0.0.2", host),
     "server.port": (str(PORT), port),
@@ -219,6 +231,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "stream.max_symbols": ("1", max_symbols),
     "stream.max_message": ("1KB", max_message),
     "stream.linger": ("0ms", linger),
+    "stream.stall": ("10ms", stall),
 }
 # What only the process's log shows is changed below.
 LOGGED = {"log.level", "log.format"}

@@ -8,11 +8,15 @@ from __future__ import annotations
 import click
 
 from marketd import __version__
+from marketd.cli.aggregates import aggregates
 from marketd.cli.bars import bars
 from marketd.cli.check_config import check_config
+from marketd.cli.export import export
+from marketd.cli.import_bars import import_bars
 from marketd.cli.plugins import plugins
 from marketd.cli.serve import serve
 from marketd.cli.tail import tail
+from marketd.cli.upkeep import backup, check, restore
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,5 +33,17 @@ def main() -> None:
     """
 
 
-for _command in (serve, check_config, plugins, bars, tail):
+for _command in (
+    serve,
+    check_config,
+    plugins,
+    bars,
+    tail,
+    import_bars,
+    export,
+    check,
+    backup,
+    restore,
+    aggregates,
+):
     main.add_command(_command)

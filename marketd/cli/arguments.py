@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from marketd.domain.instrument import Instrument
+    from marketd.domain.timeframe import Timeframe
 
 # As in marketd.client, which takes longer to import than a help text may.
 DEFAULT_URL = "http://127.0.0.1:8710"
@@ -52,6 +53,21 @@ class TimeType(click.ParamType[int]):
                 param,
                 ctx,
             )
+
+
+class TimeframeType(click.ParamType["Timeframe"]):
+    """A count and one of s, m, h, d, w, M and y."""
+
+    name = "TIMEFRAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Timeframe:
+        from marketd.domain.errors import InvalidInput
+        from marketd.domain.timeframe import Timeframe
+
+        try:
+            return Timeframe.parse(value)
+        except InvalidInput as error:
+            self.fail(error.message, param, ctx)
 
 
 url_option = click.option(

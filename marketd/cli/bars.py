@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from marketd.barfiles.csv_text import HEADING, csv_row
 from marketd.cli.arguments import InstrumentType, TimeType, url_option
 from marketd.cli.running import ask
-from marketd.cli.text import BarFormat, csv_row, gap_text, iso, table
+from marketd.cli.text import BarFormat, gap_text, iso, table
 
 if TYPE_CHECKING:
     from marketd.client import Bars, MarketdClient
@@ -69,7 +70,7 @@ def bars(
 
     page = ask(url, work)
     if csv:
-        lines = ["timestamp_ms,open,high,low,close,volume", *map(csv_row, page.bars)]
+        lines = [HEADING, *map(csv_row, page.bars)]
         click.echo("\n".join(lines))
     else:
         heading = ["time", "open", "high", "low", "close", "volume"]

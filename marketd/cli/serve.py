@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,23 +75,35 @@ async def _serve(config: Config, notify: str | None) -> None:
 
 
 async def _greet(daemon: Daemon, config: Config) -> None:
-    """The first screen."""
-    click.echo(f"marketd {__version__} answers at {daemon.url}\n")
-    click.echo(f"  documentation  {daemon.url}/docs")
-    click.echo(f"  database       {config.storage}")
+    """The first screen, in two pieces, so that no line of the log comes between theirs."""
+    click.echo("\n".join(_facts(daemon, config)))
+    example = await _example(daemon)
+    elsewhere = "" if daemon.url == DEFAULT_URL else f" --url {daemon.url}"
+    lines = ["", "Try, in another terminal:", "", f"  curl '{daemon.url}/api/v1/markets'"]
+    if example is not None:
+        lines.append(f"  curl '{daemon.url}/api/v1/ohlcv?{urlencode(example, safe='/')}'")
+    lines += [f"  {_own_name()} tail{elsewhere}", "", "Ctrl-C ends it."]
+    click.echo("\n".join(lines))
+
+
+def _facts(daemon: Daemon, config: Config) -> Iterator[str]:
+    yield f"marketd {__version__} answers at {daemon.url}"
+    yield ""
+    yield f"  documentation  {daemon.url}/docs"
+    yield f"  database       {config.storage}"
     for name, provider in daemon.loader.providers.items():
         plugin = provider.plugin
-        click.echo(f"  provider       {name} ({plugin.plugin}): {plugin.description}")
+        yield f"  provider       {name} ({plugin.plugin}): {plugin.description}"
     for name, reason in daemon.loader.failed_providers.items():
-        click.echo(f"  provider       {name} failed: {reason}")
-    elsewhere = "" if daemon.url == DEFAULT_URL else f" --url {daemon.url}"
-    click.echo("\nTry, in another terminal:\n")
-    click.echo(f"  curl '{daemon.url}/api/v1/markets'")
-    example = await _example(daemon)
-    if example is not None:
-        click.echo(f"  curl '{daemon.url}/api/v1/ohlcv?{urlencode(example, safe='/')}'")
-    click.echo(f"  marketd tail{elsewhere}")
-    click.echo("\nCtrl-C ends it.")
+        yield f"  provider       {name} failed: {reason}"
+
+
+def _own_name() -> str:
+    """How this program is called from a shell in the same folder."""
+    if shutil.which("marketd"):
+        return "marketd"
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "marketd" else f"{sys.executable} -m marketd"
 
 
 async def _example(daemon: Daemon) -> dict[str, str] | None:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from marketd.barfiles.csv_text import csv_value
+
 if TYPE_CHECKING:
     from marketd.client import Gap
     from marketd.domain.bar import Bar, Value
@@ -48,11 +50,6 @@ class BarFormat:
         ]
 
 
-def csv_row(bar: Bar) -> str:
-    """`timestamp_ms,open,high,low,close,volume`: every digit of a value, nothing for None."""
-    return ",".join("" if value is None else _exact(value) for value in bar)
-
-
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]], *, right: bool = False) -> str:
     """Aligned columns, two spaces apart; with `right` all but the first end in line."""
     lines = [heading, *rows]
@@ -76,10 +73,4 @@ def _decimals(value: Value) -> int:
 def _number(value: Value, decimals: int) -> str:
     if value is None:
         return "-"
-    return f"{value:.{decimals}f}" if math.isfinite(value) else _exact(value)
-
-
-def _exact(value: float) -> str:
-    if math.isfinite(value):
-        return repr(value)
-    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return f"{value:.{decimals}f}" if math.isfinite(value) else csv_value(value)

@@ -55,6 +55,14 @@ class Bars:
 
 
 @dataclass(frozen=True, slots=True)
+class Refreshed:
+    """How many bars were computed ahead; if not `complete` there was no time for all of them."""
+
+    buckets: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Closed bars of the past; if they are not `complete`, Gap events follow."""
 

@@ -13,6 +13,7 @@ from marketd.client.answers import (
     Bars,
     Gap,
     ProviderInfo,
+    Refreshed,
     StreamEvent,
     Time,
     bars_of,
@@ -208,6 +209,32 @@ class MarketdClient:
         body = await self._get("/api/v1/gaps", question)
         return [gap_of(symbol, gap) for gap in body["gaps"]]
 
+    async def refresh_aggregates(
+        self,
+        market: str | None = None,
+        provider: str | None = None,
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        *,
+        since: Time | None = None,
+        before: Time | None = None,
+    ) -> Refreshed:
+        """Brings the bars that are computed ahead up to date: of the series so named, or of all.
+
+        `timeframe` is that of the stored bars. What is not complete goes on if it is asked again.
+        """
+        question: dict[str, Time | None] = {
+            "market": market,
+            "provider": provider,
+            "symbol": symbol,
+            "timeframe": timeframe,
+            "since": since,
+            "before": before,
+        }
+        given = {key: time_text(value) for key, value in question.items() if value is not None}
+        body = await self._ask("POST", "/api/v1/aggregates/refresh", json=given)
+        return Refreshed(body["buckets"], body["complete"])
+
     def stream(
         self,
         market: str,
@@ -238,10 +265,13 @@ class MarketdClient:
         return follow(self._session, self.url, following)
 
     async def _get(self, path: str, question: Mapping[str, Time | None]) -> dict[str, Any]:
-        """The JSON answer to a question, whatever its status; a problem is raised."""
         given = {key: time_text(value) for key, value in question.items() if value is not None}
+        return await self._ask("GET", path, params=given)
+
+    async def _ask(self, method: str, path: str, **what: Any) -> dict[str, Any]:
+        """The JSON answer to a question, whatever its status; a problem is raised."""
         try:
-            async with self._session.get(self.url + path, params=given) as response:
+            async with self._session.request(method, self.url + path, **what) as response:
                 kind = response.content_type
                 content = await response.read()
         except (aiohttp.ClientError, OSError) as error:

@@ -6,11 +6,8 @@ otherwise.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from heapq import heappop, heappush
-from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from marketd.domain.timerange import TimeRange, merge, subtract
@@ -66,22 +63,15 @@ def lay(coverage: Sequence[Covered], stated: Iterable[Covered]) -> list[Covered]
 
     The newest statement about a range wins, but what is no proof never replaces a proof.
     """
-    pieces = [one for one in (*coverage, *stated) if one.start_ms < one.end_ms]
-    # What begins earlier first; of what is there at a time, proofs before others, then the newest.
-    coming = deque(
-        sorted((one.start_ms, not one.reason.is_proof, -n, one) for n, one in enumerate(pieces))
-    )
-    edges = sorted({edge for one in pieces for edge in one.range})
-    there: list[tuple[bool, int, Covered]] = []
-    laid: list[Covered] = []
-    for start_ms, end_ms in pairwise(edges):
-        while coming and coming[0][0] <= start_ms:
-            heappush(there, coming.popleft()[1:])
-        while there and there[0][2].end_ms <= start_ms:
-            heappop(there)
-        if there:
-            laid.append(Covered(start_ms, end_ms, there[0][2].reason))
-    return _joined(laid)
+    laid = list(coverage)
+    for batch in _batches(stated):
+        known = proven(laid)
+        shown: list[Covered] = []
+        for new in batch:
+            pieces = [new.range] if new.reason.is_proof else subtract(new.range, known)
+            shown += cover(pieces, new.reason)
+        laid = _joined([*_without(laid, shown), *shown])
+    return laid
 
 
 def proven(coverage: Iterable[Covered]) -> list[TimeRange]:
@@ -108,3 +98,29 @@ def _joined(pieces: Iterable[Covered]) -> list[Covered]:
         else:
             joined.append(piece)
     return joined
+
+
+def _batches(stated: Iterable[Covered]) -> Iterator[list[Covered]]:
+    """The same statements, those that ascend without an overlap together: their order is all one."""
+    batch: list[Covered] = []
+    for new in stated:
+        if batch and new.start_ms < batch[-1].end_ms:
+            yield batch
+            batch = []
+        if new.start_ms < new.end_ms:
+            batch.append(new)
+    yield batch
+
+
+def _without(coverage: Sequence[Covered], shown: Sequence[Covered]) -> Iterator[Covered]:
+    """What of `coverage` lies outside of `shown`."""
+    at = 0
+    for old in coverage:
+        cursor_ms = old.start_ms
+        while at < len(shown) and shown[at].start_ms < old.end_ms:
+            yield Covered(cursor_ms, shown[at].start_ms, old.reason)
+            cursor_ms = max(cursor_ms, shown[at].end_ms)
+            if shown[at].end_ms > old.end_ms:
+                break  # it goes on over what comes next
+            at += 1
+        yield Covered(cursor_ms, old.end_ms, old.reason)

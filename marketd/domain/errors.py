@@ -95,6 +95,12 @@ class ProviderTimeout(ProviderFailed):
     code = "provider_timeout"
 
 
+class FeedStalled(ProviderFailed):
+    """A stream says nothing while bars go on: its connection looks alive and is not."""
+
+    code = "feed_stalled"
+
+
 class ProviderRateLimited(ProviderFailed):
     """The provider asks for patience; `retry_after_s` is its own figure, where it gave one."""
 

@@ -19,6 +19,7 @@ from marketd.market.filler import Filler
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.storage import Storage
+from marketd.storage.base import reach_of
 
 
 class HistoryRead(NamedTuple):
@@ -59,7 +60,7 @@ class History:
         fetched = 0
         while True:
             stored = await self._storage.read(feed.series, span, limit=limit, newest=newest)
-            reach = _reach(stored.bars, timeframe, span, limit=limit, newest=newest)
+            reach = reach_of(stored.bars, timeframe, span, limit=limit, newest=newest)
             # Once a round: what settles meanwhile belongs to the tail of this answer.
             settled_ms = feed.present().settled_end_ms
             settled = reach.clip(TimeRange(MIN_MS, settled_ms))
@@ -104,7 +105,7 @@ class History:
             else:
                 since = None if newest else span.start_ms
                 bars = list(select(_joined(bars, newer, tail.start_ms, span), since=since, limit=limit))
-                reach = _reach(bars, timeframe, span, limit=limit, newest=newest)
+                reach = reach_of(bars, timeframe, span, limit=limit, newest=newest)
                 fetched += len(newer)
         from_store = max(0, len(bars) - fetched)
         self._metrics.bars_served.labels("storage").inc(from_store)
@@ -112,6 +113,19 @@ class History:
         return HistoryRead(
             bars, reach, [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty], failure
         )
+
+    async def proven(self, feed: Feed, span: TimeRange) -> list[TimeRange]:
+        """Where the store has every base bar that there is."""
+        stored = await self._storage.read(feed.series, span, limit=0)
+        return merge([*proven(stored.coverage), *subtract(span, [feed.life])])
+
+    async def aggregate(
+        self, feed: Feed, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
+    ) -> list[Bar]:
+        """The first or last `limit` bars of `timeframe` in `span`, of which all base bars are proven."""
+        bars = await self._storage.aggregate(feed.series, timeframe, span, limit=limit, newest=newest)
+        self._metrics.bars_served.labels("aggregates").inc(len(bars))
+        return bars
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""
@@ -126,17 +140,6 @@ def _joined(bars: list[Bar], newer: list[Bar], from_ms: int, span: TimeRange) ->
     """`bars`, and from `from_ms` on what `newer` says, which wins, as far as `span` goes."""
     recent = {bar[0]: bar for bar in (*select(bars, since=from_ms), *newer) if bar[0] < span.end_ms}
     return [*select(bars, before=from_ms), *sorted(recent.values(), key=open_time)]
-
-
-def _reach(
-    bars: list[Bar], timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
-) -> TimeRange:
-    """The part of `span` that `bars`, read with `limit`, speak of."""
-    if len(bars) < limit:
-        return span
-    if newest:
-        return TimeRange(bars[0][0], span.end_ms)
-    return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
 
 
 def _unknown(span: TimeRange, coverage: list[Covered], gaps: list[Gap]) -> list[TimeRange]:

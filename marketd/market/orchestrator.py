@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import ProviderTimeout, Unsupported
+from marketd.domain.errors import NotReady, ProviderFailed, ProviderTimeout, Unsupported
 from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
@@ -56,7 +56,8 @@ class DataOrchestrator:
         """With `since` the first `limit` bars that open in `[since, before)`, else the last before.
 
         `before` is the end of the current interval unless given. Bars inside a bucket that a gap
-        touches are left out, never served in part. Raises the provider's failure if it left nothing.
+        touches are left out, never served in part. Where the store proves to have every base bar, they
+        come from its aggregates. Raises the provider's failure if it left nothing.
         """
         span = self._span(feed, timeframe, since, before)
         newest = since is None
@@ -64,27 +65,47 @@ class DataOrchestrator:
         bucket = _bars_in(timeframe, feed.series.timeframe)
         bars: list[Bar] = []
         gaps: list[Gap] = []
+        failure: ProviderFailed | NotReady | None = None
+        has_read = False
+        found: Sequence[Bar]
         left = span
         while not left.is_empty and len(bars) < limit:
-            enough = min((limit - len(bars)) * bucket, max(_CHUNK, bucket))
-            read = await self._history.read(
-                feed, left, limit=enough, newest=newest, deadline_s=deadline_s
-            )
-            if read.gaps and not read.bars and not bars:
-                raise read.failure or ProviderTimeout(
-                    f"{feed.provider.name} did not answer within the time that a request has."
+            missing = limit - len(bars)
+            proven = await self._proven(feed, timeframe, left)
+            part = _next_part(left, proven, newest=newest)
+            if part in proven:
+                done = part
+                try:
+                    async with asyncio.timeout_at(deadline_s):
+                        found = await self._history.aggregate(
+                            feed, timeframe, part, limit=missing, newest=newest
+                        )
+                except TimeoutError:
+                    gaps.append(Gap(*part, Reason.PENDING))
+                    break
+            elif any(gap.reason is not Reason.UNRECOVERABLE for gap in gaps):
+                # Whoever failed just now is not asked for more; what is proven beside it was served.
+                break
+            else:
+                enough = min(missing * bucket, max(_CHUNK, bucket))
+                read = await self._history.read(
+                    feed, part, limit=enough, newest=newest, deadline_s=deadline_s
                 )
-            done = _whole_buckets(read, left, timeframe, newest=newest, cut=len(read.bars) >= enough)
-            found = await self._resampled(read, done, timeframe, feed.series.timeframe)
+                done = _whole_buckets(read, part, timeframe, newest=newest, cut=len(read.bars) >= enough)
+                found = await self._resampled(read, done, timeframe, feed.series.timeframe)
+                gaps += read.gaps
+                failure = failure or read.failure
+                has_read |= bool(read.bars)
             bars = [*found, *bars] if newest else [*bars, *found]
-            gaps += read.gaps
             left = (
                 TimeRange(left.start_ms, done.start_ms)
                 if newest
                 else TimeRange(done.end_ms, left.end_ms)
             )
-            if read.gaps:
-                break
+        if gaps and not bars and not has_read:
+            raise failure or ProviderTimeout(
+                f"{feed.provider.name} did not answer within the time that a request has."
+            )
         bars = list(select(bars, since=None if newest else span.start_ms, limit=limit))
         full = len(bars) == limit
         if newest:
@@ -139,6 +160,16 @@ class DataOrchestrator:
             start_ms = timeframe.ceil(since)
         return TimeRange(max(start_ms, timeframe.floor(feed.life.start_ms)), end_ms)
 
+    async def _proven(self, feed: Feed, timeframe: Timeframe, span: TimeRange) -> list[TimeRange]:
+        """The whole buckets of `span` of which the store has every base bar; none of the base itself."""
+        if timeframe == feed.series.timeframe:
+            return []
+        pieces = [piece.clip(span) for piece in await self._history.proven(feed, span)]
+        whole = (
+            TimeRange(timeframe.ceil(piece.start_ms), timeframe.floor(piece.end_ms)) for piece in pieces
+        )
+        return [piece for piece in whole if not piece.is_empty]
+
     async def _resampled(
         self, read: HistoryRead, done: TimeRange, timeframe: Timeframe, base: Timeframe
     ) -> Sequence[Bar]:
@@ -158,6 +189,17 @@ def _bars_in(timeframe: Timeframe, base: Timeframe) -> int:
     if count > _LARGEST_BUCKET:
         raise Unsupported(f"{timeframe} is too long to be made of {base} bars.")
     return count
+
+
+def _next_part(left: TimeRange, proven: Sequence[TimeRange], *, newest: bool) -> TimeRange:
+    """What to read next: what is `proven` at the wanted end of `left`, or all up to where it begins."""
+    if not proven:
+        return left
+    if newest:
+        piece = proven[-1]
+        return piece if piece.end_ms == left.end_ms else TimeRange(piece.end_ms, left.end_ms)
+    piece = proven[0]
+    return piece if piece.start_ms == left.start_ms else TimeRange(left.start_ms, piece.start_ms)
 
 
 def _whole_buckets(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ _FIRST_BACKOFF_S = 0.2
 _LONGEST_BACKOFF_S = 5.0
 _REOPEN_AFTER_S = 5.0
 _REFUSALS_LOGGED = 1_000
+# A key that can be said in a sentence as it stands.
+_SPEAKABLE = re.compile(r"\w[\w.-]{0,49}")
 # Pages above this many bars are validated in another thread.
 _INLINE = 2_000
 
@@ -100,6 +103,11 @@ class Provider:
         }
         return [name for name, kind in capabilities.items() if isinstance(self.plugin, kind)]
 
+    @property
+    def streams_bars(self) -> bool:
+        """True if the plugin pushes bars; if not, they are polled."""
+        return isinstance(self.plugin, BarStreams)
+
     def now_ms(self) -> int:
         """The provider's present in epoch milliseconds."""
         return self.plugin.clock.now_ms()
@@ -125,7 +133,7 @@ class Provider:
                 told = f"{field} does not fit: {' '.join(map(str, reason))}"
                 raise InvalidInput(told, field=field) from None
             allowed = ", ".join(schema.fields) or "no parameters of its own"
-            what = field[:50] if field[:50].isprintable() and field else "A key"
+            what = field if _SPEAKABLE.fullmatch(field) else "A key"
             told = f"{what} is not a parameter here; {self.name} takes {allowed}."
             raise InvalidInput(told, field=field[:50]) from None
         return loaded

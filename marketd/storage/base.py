@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Covered
+from marketd.domain.errors import Unsupported
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
@@ -39,6 +41,17 @@ class StoredBars(NamedTuple):
     coverage: list[Covered]
 
 
+def reach_of(
+    bars: Sequence[Bar], timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
+) -> TimeRange:
+    """The part of `span` that `bars`, read from it with `limit`, speak of."""
+    if len(bars) < limit or not bars:
+        return span
+    if newest:
+        return TimeRange(bars[0][0], span.end_ms)
+    return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
+
+
 class Job(NamedTuple):
     """Work that outlives the process. `body` is JSON text that only whoever does the work reads."""
 
@@ -48,6 +61,26 @@ class Job(NamedTuple):
     body: str
     created_ms: int
     updated_ms: int
+
+
+class Checkup(NamedTuple):
+    """How a database is: what there is in it, in a few words each, and what is wrong, in sentences."""
+
+    facts: Sequence[str]
+    problems: Sequence[str]
+
+
+class QueryPlan(NamedTuple):
+    """How the database comes by the answer of one of the store's statements, and what one run took.
+
+    `scans` are the steps that look at a whole table.
+    """
+
+    name: str
+    statement: str
+    steps: Sequence[str]
+    scans: Sequence[str]
+    took_ms: float
 
 
 Changed: TypeAlias = Callable[[Series, TimeRange], None]
@@ -111,7 +144,11 @@ class Storage(ABC):
     async def read(
         self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
     ) -> StoredBars:
-        """The first (or, `newest`, the last) `limit` bars of `span`, and the coverage of `span`."""
+        """The first (or, `newest`, the last) `limit` bars of `span`, and the coverage of `span`.
+
+        Where there are `limit` bars the coverage may end with what they speak of (`reach_of`): a page
+        of a long series does not read all that is known of it.
+        """
 
     @abstractmethod
     async def series_list(self) -> list[Series]:
@@ -177,3 +214,21 @@ class Storage(ABC):
     @abstractmethod
     async def delete_job(self, job_id: str) -> None:
         """Forgets a job; one that is not there is fine."""
+
+    # Upkeep: what a backend leaves out is done with the tools of its database
+
+    async def check(self) -> Checkup:
+        """Whether the database is sound. Reading and writing go on meanwhile."""
+        raise Unsupported("This database is checked with its own tools.")
+
+    async def back_up(self, target: Path, *, replace: bool) -> None:
+        """Copies everything, as of one instant, into the file `target`, for its owner alone.
+
+        The file is there as a whole or not at all. Conflict where there is one already, unless it is
+        to be replaced. Reading and writing go on meanwhile.
+        """
+        raise Unsupported("This database is backed up with its own tools.")
+
+    async def profile(self) -> list[QueryPlan]:
+        """How the statements that reading waits for are run over what is stored, one run of each."""
+        raise Unsupported("This database is profiled with its own tools.")

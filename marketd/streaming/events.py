@@ -28,8 +28,11 @@ class GapEvent(NamedTuple):
     gap: Gap
 
 
+FEED_STATES = ("live", "stale", "down")
+
+
 class HealthEvent(NamedTuple):
-    """The feed is `live` again, or `down` for the reason in `message`."""
+    """The feed is `live` again, `stale` because its stream was mute, or `down`; `message` says why."""
 
     state: str
     message: str

@@ -1,7 +1,8 @@
-"""Stream messages: made once, encoded once a format, shared by every client that is told."""
+"""Stream messages: made once, framed once a format, shared by every client that is told."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -22,23 +23,38 @@ class Format(StrEnum):
     MSGPACK = "marketd.msgpack"
 
 
-_ENCODERS: Mapping[Format, Callable[[Any], bytes]] = {Format.JSON: to_json, Format.MSGPACK: to_msgpack}
+_ENCODERS: Mapping[Format, tuple[int, Callable[[Any], bytes]]] = {
+    # The first byte of a whole frame of text, or of binary data (RFC 6455, section 5.2).
+    Format.JSON: (0x81, to_json),
+    Format.MSGPACK: (0x82, to_msgpack),
+}
 
 
 class Message:
     """One message, encoded when a format is first asked for."""
 
-    __slots__ = ("_encoded", "body")
+    __slots__ = ("_frames", "body")
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self.body = body
-        self._encoded: dict[Format, bytes] = {}
+        self._frames: dict[Format, bytes] = {}
 
-    def encoded(self, how: Format) -> bytes:
-        """The message as bytes of one WebSocket frame."""
-        if how not in self._encoded:
-            self._encoded[how] = _ENCODERS[how](self.body)
-        return self._encoded[how]
+    def frame(self, how: Format) -> bytes:
+        """The message as one WebSocket frame, ready to be sent: what a server says is not masked."""
+        frame = self._frames.get(how)
+        if frame is None:
+            first, encode = _ENCODERS[how]
+            payload = encode(self.body)
+            frame = self._frames[how] = _head(first, len(payload)) + payload
+        return frame
+
+
+def _head(first: int, length: int) -> bytes:
+    if length < 126:
+        return struct.pack("!BB", first, length)
+    if length < 1 << 16:
+        return struct.pack("!BBH", first, 126, length)
+    return struct.pack("!BBQ", first, 127, length)
 
 
 def names(series: Series) -> dict[str, str]:

@@ -1,98 +1,164 @@
-"""What waits for one client: bounded, never awaited by who fills it, drained by the client's writer."""
+"""What waits for one client: bounded, never awaited by who fills it, written once a turn of the loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from marketd.domain.instrument import Series
 from marketd.metrics import Metrics
 from marketd.streaming.messages import Format, Message
 
 
-class _Slot:
-    """A place in the queue; a forming bar that still waits gives its place to a newer one."""
+class Sink(Protocol):
+    """Where a client's frames go."""
 
-    __slots__ = ("frame",)
+    def write(self, data: bytes) -> None:
+        """Hands over whole frames. Never blocks; what cannot be sent yet is kept by the sink."""
 
-    def __init__(self, frame: bytes) -> None:
-        self.frame = frame
+    def is_full(self) -> bool:
+        """True while the sink keeps so much that nothing more should be written."""
+
+    async def drain(self) -> None:
+        """Returns once that is over; ConnectionError if it never will be."""
+
+
+class Postman:
+    """Empties every outbox that something was put into, once, when the loop turns.
+
+    One errand for all: an event for a thousand clients costs the loop one call, not a thousand.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._due: list[Outbox] = []
+
+    def call(self, outbox: Outbox) -> None:
+        """Asks for `outbox` to be emptied in this turn."""
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._deliver)
+        self._due.append(outbox)
+
+    def _deliver(self) -> None:
+        due, self._due = self._due, []
+        self._metrics.stream_messages.inc(sum([outbox.write() for outbox in due]))
 
 
 class Outbox:
     """A queue of encoded messages, bounded in bytes.
 
-    Closed bars are never dropped: once they do not fit, `overflowed` is set for good, nothing more is
-    taken, and the client is to be cut.
+    All that comes within one turn of the loop leaves in one write. Closed bars are never dropped: once
+    they do not fit, `overflow` is called, once, nothing more is taken or written, and the client is
+    to be cut.
     """
 
-    def __init__(self, how: Format, *, most_bytes: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        how: Format,
+        sink: Sink,
+        postman: Postman,
+        *,
+        most_bytes: int,
+        overflow: Callable[[], None],
+        metrics: Metrics,
+    ) -> None:
         self.format = how
-        self.overflowed = asyncio.Event()
+        self._sink = sink
+        self._postman = postman
         self._most_bytes = most_bytes
+        self._overflow = overflow
         self._metrics = metrics
-        self._slots: deque[_Slot] = deque()
-        self._forming: dict[Series, _Slot] = {}
+        self._frames: list[bytes] = []
         self._bytes = 0
-        self._filled = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._emptied.set()
+        # Where among the frames a stream's forming bar waits.
+        self._forming: dict[object, int] = {}
+        self._is_closed = False
+        # Whether the frames have somebody who will write them: the postman, or the task below.
+        self._is_awaited = False
+        self._draining: asyncio.Task[None] | None = None
+        self._vacancy: asyncio.Future[None] | None = None
         self._bulk = asyncio.Lock()
 
     def put(self, message: Message) -> None:
         """Adds a message that must arrive."""
-        self._append(_Slot(message.encoded(self.format)))
-
-    def put_bar(self, series: Series, message: Message, *, closed: bool) -> None:
-        """Adds a bar of a stream; a forming one takes the place of the one that still waits."""
-        frame = message.encoded(self.format)
-        waiting = self._forming.get(series)
-        if closed:
-            # What forms after this bar belongs behind it.
-            self._forming.pop(series, None)
-        elif waiting is not None:
-            self._bytes += len(frame) - len(waiting.frame)
-            waiting.frame = frame
-            self._metrics.stream_conflated.inc()
+        if self._is_closed:
             return
-        slot = _Slot(frame)
-        if not closed:
-            self._forming[series] = slot
-        self._append(slot)
+        frame = message.frame(self.format)
+        if self._frames and self._bytes + len(frame) > self._most_bytes:
+            self.give_up()
+            return
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        if not self._is_awaited:
+            self._is_awaited = True
+            self._postman.call(self)
 
-    async def take(self) -> list[bytes]:
-        """Everything that waits, once something does; frames in order."""
-        await self._filled.wait()
-        frames = [slot.frame for slot in self._slots]
-        self._slots.clear()
-        self._forming.clear()
-        self._bytes = 0
-        self._filled.clear()
-        self._emptied.set()
-        return frames
-
-    def overflow(self) -> None:
-        """Gives the client up: nothing is taken for it any more."""
-        self.overflowed.set()
+    def put_bar(self, stream: object, message: Message, *, closed: bool) -> None:
+        """Adds a bar of a stream; a forming one takes the place of the one that still waits."""
+        place = self._forming.get(stream)
+        if closed or place is None:
+            self.put(message)
+            if closed:
+                # What forms after this bar belongs behind it.
+                self._forming.pop(stream, None)
+            elif not self._is_closed:
+                self._forming[stream] = len(self._frames) - 1
+        else:
+            frame = message.frame(self.format)
+            self._bytes += len(frame) - len(self._frames[place])
+            self._frames[place] = frame
+            self._metrics.stream_conflated.inc()
 
     async def put_bulk(self, messages: Sequence[Message]) -> None:
-        """Adds a large part of something larger, once the writer has taken all that waits.
+        """Adds a large part of something larger, once all that waits is on its way to the client.
 
         Who sends in bulk takes turns, so that one such part at a time counts towards the bound.
         """
         async with self._bulk:
-            await self._emptied.wait()
+            if self._is_awaited:
+                self._vacancy = asyncio.get_running_loop().create_future()
+                await self._vacancy
             for message in messages:
                 self.put(message)
 
-    def _append(self, slot: _Slot) -> None:
-        if self.overflowed.is_set():
+    def give_up(self) -> None:
+        """Takes the client for one that cannot keep up."""
+        if not self._is_closed:
+            self.close()
+            self._overflow()
+
+    def close(self) -> None:
+        """Takes and writes nothing any more."""
+        self._is_closed = True
+        self._clear()
+        if self._draining is not None:
+            self._draining.cancel()
+
+    def write(self) -> int:
+        """Writes all that waits, and says how many messages that were; for the postman."""
+        count = len(self._frames)
+        if count:
+            self._sink.write(b"".join(self._frames))
+            self._clear()
+        if self._sink.is_full():
+            if not self._is_closed:
+                self._draining = asyncio.create_task(self._drain())
+            return count
+        self._is_awaited = False
+        if self._vacancy is not None and not self._vacancy.done():
+            self._vacancy.set_result(None)
+        return count
+
+    def _clear(self) -> None:
+        self._frames.clear()
+        self._forming.clear()
+        self._bytes = 0
+
+    async def _drain(self) -> None:
+        try:
+            await self._sink.drain()
+        except ConnectionError:
+            # The client has gone; its connection learns of it by itself.
             return
-        if self._slots and self._bytes + len(slot.frame) > self._most_bytes:
-            self.overflow()
-        else:
-            self._slots.append(slot)
-            self._bytes += len(slot.frame)
-            self._emptied.clear()
-            self._filled.set()
+        self._draining = None
+        self._metrics.stream_messages.inc(self.write())

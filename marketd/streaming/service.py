@@ -16,7 +16,7 @@ from marketd.plugins.feed import Feed
 from marketd.storage import Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
-from marketd.streaming.events import BarEvent, Event, HealthEvent, Progress
+from marketd.streaming.events import FEED_STATES, BarEvent, Event, HealthEvent, Progress
 from marketd.streaming.messages import event_message
 from marketd.streaming.subscription import Past, Subscription
 from marketd.streaming.worker import History, SeriesWorker
@@ -83,12 +83,14 @@ class SubscriptionService:
         supervisor: Supervisor,
         metrics: Metrics,
         linger_ms: int,
+        stall_ms: int,
     ) -> None:
         self._history = history
         self._storage = storage
         self._supervisor = supervisor
         self._metrics = metrics
         self._linger_s = linger_ms / 1000
+        self._stall_ms = stall_ms
         self._broadcast = BroadcastManager(metrics)
         self._upstreams: dict[Series, _Upstream] = {}
 
@@ -127,10 +129,22 @@ class SubscriptionService:
         """See Subscription.catch_up."""
         return await subscription.catch_up(self._history, feed, since=since, before=before)
 
+    def feeds(self, provider: str) -> dict[str, int]:
+        """How many series of a provider are followed, by the state of their feed."""
+        counts = dict.fromkeys(FEED_STATES, 0)
+        for upstream in self._upstreams.values():
+            if upstream.feed.provider.name == provider:
+                counts[upstream.health.state] += 1
+        return counts
+
     def _follow(self, feed: Feed) -> _Upstream:
         upstream = _Upstream(feed)
         upstream.worker = SeriesWorker(
-            feed, history=self._history, storage=self._storage, emit=upstream.emit
+            feed,
+            history=self._history,
+            storage=self._storage,
+            emit=upstream.emit,
+            stall_ms=self._stall_ms,
         )
         upstream.task = self._supervisor.run(f"follow {feed.series}", upstream.worker.run)
         self._upstreams[feed.series] = upstream

@@ -44,7 +44,7 @@ class Subscription:
         """Hands on what has happened, or keeps it until `go_live`. Never blocks."""
         if self._waiting is None:
             if isinstance(event, BarEvent):
-                self._outbox.put_bar(self.series, message, closed=event.closed)
+                self._outbox.put_bar(self, message, closed=event.closed)
             else:
                 self._outbox.put(message)
             return
@@ -53,7 +53,7 @@ class Subscription:
         if len(self._waiting) < _MOST_WAITING:
             self._waiting.append((event, message))
         else:
-            self._outbox.overflow()
+            self._outbox.give_up()
 
     def go_live(self) -> None:
         """Sends what has waited; from now on nothing waits."""

@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, same_bar
 from marketd.domain.coverage import Covered, Gap, Reason
-from marketd.domain.errors import MarketdError, StorageFailed
+from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # How long after a close the stream is given to report the bar before the history is asked.
 _GRACE_MS = 1_000
+# A quiet market is asked about less and less often, up to this many times the first interval.
+_MOST_PATIENCE = 8
 _CATCH_UP_BARS = 5_000
 # What may wait of a stream while a bar is being stored, or the store is away.
 _INBOX = 1_000
@@ -49,10 +51,20 @@ class History(Protocol):
 
 
 class SeriesWorker:
-    """One followed series. `emit` is called in order and must not block."""
+    """One followed series. `emit` is called in order and must not block.
+
+    A stream that says nothing for `stall_ms` is either quiet or mute: the provider's history tells
+    which, and a mute one is begun anew.
+    """
 
     def __init__(
-        self, feed: Feed, *, history: History, storage: Storage, emit: Callable[[Event], None]
+        self,
+        feed: Feed,
+        *,
+        history: History,
+        storage: Storage,
+        emit: Callable[[Event], None],
+        stall_ms: int,
     ) -> None:
         self.next_ms = feed.present().settled_end_ms
         self._feed = feed
@@ -60,7 +72,10 @@ class SeriesWorker:
         self._history = history
         self._storage = storage
         self._emit = emit
-        self._is_down = False
+        self._stall_ms = stall_ms
+        self._heard_ms = 0
+        # What clients have been told of the feed.
+        self._state = "live"
 
     async def run(self) -> None:
         """Follows until cancelled; when the provider fails, says so, waits and begins again."""
@@ -70,7 +85,7 @@ class SeriesWorker:
             try:
                 await self._follow()
             except MarketdError as error:
-                self._say_down(error)
+                self._tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
             if self.next_ms > before_ms:
                 pause_s = _FIRST_PAUSE_S
             await _pause(pause_s)
@@ -83,6 +98,8 @@ class SeriesWorker:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
                 group.create_task(self._watch_closes(inbox))
+                if self._feed.provider.streams_bars:
+                    group.create_task(self._watch_silence())
                 await self._catch_up(self._feed.present().settled_end_ms)
                 while True:
                     await self._handle(await inbox.get(), inbox)
@@ -101,20 +118,23 @@ class SeriesWorker:
                 else:
                     await self._catch_up(item)
             except StorageFailed as error:
-                self._say_down(error)
+                self._tell("down", error.message)
                 if inbox.full():
                     raise
                 await _pause(_STORE_PAUSE_S)
             else:
-                return self._say_up()
+                # A stream that was mute is believed once it speaks.
+                if self._state == "down" or isinstance(item, BarUpdate):
+                    self._tell("live", "")
+                return
 
     async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         provider = self._feed.provider
         symbol = self._feed.series.instrument.symbol
-        streams = "bar_stream" in provider.features
-        updates = provider.stream(symbol, self._timeframe) if streams else self._poll()
+        updates = provider.stream(symbol, self._timeframe) if provider.streams_bars else self._poll()
         async with aclosing(updates):
             async for update in updates:
+                self._heard_ms = provider.now_ms()
                 # Where much waits a forming bar gives way: the closed one will say all of it.
                 if update.closed or inbox.qsize() < _INBOX // 2:
                     await inbox.put(update)
@@ -128,6 +148,31 @@ class SeriesWorker:
             if forming is not None:
                 yield BarUpdate(forming, closed=False)
             await clock.sleep_until(clock.now_ms() + period_ms)
+
+    async def _watch_silence(self) -> None:
+        """Raises FeedStalled once history has gone on while the stream said nothing.
+
+        Two looks at history are compared, since it may round otherwise than the stream does.
+        """
+        clock = self._feed.provider.plugin.clock
+        self._heard_ms = clock.now_ms()
+        while True:
+            heard_ms, wait_ms = self._heard_ms, self._stall_ms
+            looks: list[Bar | None] = []
+            while heard_ms == self._heard_ms:
+                if len(looks) == 2 and not _same(*looks):
+                    raise FeedStalled(
+                        f"The stream of {self._feed.provider.name} was mute; it is begun anew."
+                    )
+                await clock.sleep_until(heard_ms + wait_ms)
+                wait_ms += min(wait_ms, _MOST_PATIENCE * self._stall_ms)
+                try:
+                    looks = [*looks[-1:], await self._history.forming(self._feed)]
+                except MarketdError:
+                    # Whether the stream is mute cannot be told while history is away.
+                    continue
+                # What history has just learnt may be on its way.
+                await clock.sleep_until(clock.now_ms() + _GRACE_MS)
 
     async def _watch_closes(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         """Puts the time up to which every bar should have been reported, whenever that moves on."""
@@ -178,17 +223,18 @@ class SeriesWorker:
         self.next_ms = next_ms
         self._emit(Progress(next_ms))
 
-    def _say_down(self, error: MarketdError) -> None:
-        if not self._is_down:
-            self._is_down = True
-            log.warning("feed down series=%s reason=%s", self._feed.series, error.message)
-            self._emit(HealthEvent("down", error.message))
+    def _tell(self, state: str, message: str) -> None:
+        """Says what has become of the feed, once."""
+        if state == self._state:
+            return
+        self._state = state
+        level = logging.INFO if state == "live" else logging.WARNING
+        log.log(level, "feed %s series=%s reason=%s", state, self._feed.series, message or "it speaks")
+        self._emit(HealthEvent(state, message))
 
-    def _say_up(self) -> None:
-        if self._is_down:
-            self._is_down = False
-            log.info("feed live again series=%s", self._feed.series)
-            self._emit(HealthEvent("live", ""))
+
+def _same(one: Bar | None, other: Bar | None) -> bool:
+    return one is other if one is None or other is None else same_bar(one, other)
 
 
 async def _pause(longest_s: float) -> None:

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from marketd.config import ServerConfig, StreamConfig
 from marketd.encoding import to_json
+from marketd.market.aggregates import Aggregates
 from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
@@ -14,6 +15,7 @@ from marketd.web import docs_page, keys, openapi, validation
 from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
 from marketd.web.ready import READY, ReadyAnswers, ready
+from marketd.web.routes import aggregates as aggregate_routes
 from marketd.web.routes import market as market_routes
 from marketd.web.routes import system as system_routes
 from marketd.web.ws.endpoint import StreamEndpoint
@@ -24,6 +26,7 @@ def make_app(
     server: ServerConfig,
     stream: StreamConfig,
     market: MarketService,
+    aggregates: Aggregates,
     loader: PluginLoader,
     subscriptions: SubscriptionService,
     metrics: Metrics,
@@ -37,13 +40,14 @@ def make_app(
     )
     validation.install(app)
     app[keys.MARKET] = market
+    app[keys.AGGREGATES] = aggregates
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
     app[keys.METRICS] = metrics
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream
     app[READY] = answers
-    endpoint = StreamEndpoint()
+    endpoint = StreamEndpoint(metrics)
     app.on_shutdown.append(endpoint.shutdown)
     app.add_routes(
         [
@@ -52,6 +56,7 @@ def make_app(
             _get("/api/v1/symbols", market_routes.get_symbols),
             _get("/api/v1/ohlcv", market_routes.get_ohlcv),
             _get("/api/v1/gaps", market_routes.get_gaps),
+            _post("/api/v1/aggregates/refresh", aggregate_routes.refresh_aggregates),
             _get("/api/v1/stream", endpoint.handle),
             _get("/", system_routes.get_root),
             _get("/healthz", system_routes.get_healthz),
@@ -69,3 +74,7 @@ def make_app(
 
 def _get(path: str, handler: Handler) -> web.RouteDef:
     return web.get(path, handler, allow_head=False)
+
+
+def _post(path: str, handler: Handler) -> web.RouteDef:
+    return web.post(path, handler)

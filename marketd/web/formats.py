@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from marketd.barfiles.csv_text import HEADING, csv_row
 from marketd.domain.bar import Value
 from marketd.domain.errors import Unsupported
 from marketd.encoding import to_json
 from marketd.market.service import BarsPage, SeriesName
 
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
-_COLUMNS = ("timestamp_ms", "open", "high", "low", "close", "volume")
 _FILLED = "filled"  # a further column, where rows for empty intervals were asked for
 _QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 # Below this many bars encoding takes less than a hop to another thread is worth.
@@ -114,21 +114,12 @@ def _marks(page: BarsPage) -> list[bool] | None:
 
 
 def _csv(answer: Answer) -> bytes:
-    lines = [",".join(_COLUMNS)]
-    lines += [",".join(map(_csv_value, bar)) for bar in answer.page.bars]
+    lines = [HEADING, *map(csv_row, answer.page.bars)]
     marks = _marks(answer.page)
     if marks is not None:
         last = [_FILLED, *("true" if mark else "false" for mark in marks)]
         lines = [f"{line},{mark}" for line, mark in zip(lines, last, strict=True)]
     return ("\n".join(lines) + "\n").encode()
-
-
-def _csv_value(value: Value) -> str:
-    if value is None:
-        return ""
-    if value != value:
-        return "NaN"
-    return {"inf": "Infinity", "-inf": "-Infinity"}.get(text := repr(value), text)
 
 
 def _arrow(answer: Answer) -> bytes:
@@ -141,7 +132,7 @@ def _arrow(answer: Answer) -> bytes:
     columns: Sequence[Sequence[Value]] = list(zip(*answer.page.bars, strict=True)) or [()] * 6
     kinds = [pa.timestamp("ms", tz="UTC"), *[pa.float64()] * 5]
     arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-    table = pa.table(dict(zip(_COLUMNS, arrays, strict=True)))
+    table = pa.table(dict(zip(HEADING.split(","), arrays, strict=True)))
     marks = _marks(answer.page)
     if marks is not None:
         table = table.append_column(_FILLED, pa.array(marks, pa.bool_()))

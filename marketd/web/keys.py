@@ -7,6 +7,7 @@ from typing import Protocol
 from aiohttp import web
 
 from marketd.config import StreamConfig
+from marketd.market.aggregates import Aggregates
 from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
@@ -22,6 +23,7 @@ class Readiness(Protocol):
 
 
 MARKET = web.AppKey("MARKET", MarketService)
+AGGREGATES = web.AppKey("AGGREGATES", Aggregates)
 LOADER = web.AppKey("LOADER", PluginLoader)
 SUBSCRIPTIONS = web.AppKey("SUBSCRIPTIONS", SubscriptionService)
 METRICS = web.AppKey("METRICS", Metrics)

@@ -41,6 +41,9 @@ def describe(app: web.Application) -> dict[str, Any]:
             "parameters": _parameters(marshmallow, described["schemas"]),
             "responses": _responses(described["responses"], *described["produces"]),
         }
+        bodies = [one["schema"] for one in described["schemas"] if one["location"] == "json"]
+        if bodies:
+            operation["requestBody"] = {"content": {"application/json": {"schema": bodies[0]}}}
         spec.path(path=route.resource.canonical, operations={route.method.lower(): operation})
     document: dict[str, Any] = spec.to_dict()
     return document
@@ -51,6 +54,7 @@ def _parameters(marshmallow: MarshmallowPlugin, inputs: list[dict[str, Any]]) ->
     return [
         parameter
         for one in inputs
+        if one["location"] == "querystring"
         for parameter in marshmallow.converter.schema2parameters(one["schema"], location="query")
     ]
 

@@ -104,9 +104,8 @@ class Time(fields.Field[int]):
 class TimeframeText(fields.Field[Timeframe]):
     """A timeframe such as 1m, 4h, 1d or 1M (a month)."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(
-            required=True,
             error_messages=reasons(_WANTED_TIMEFRAME),
             metadata={
                 "description": "A count and one of s m h d w M y; 1M is a month. Ten years at the most.",
@@ -114,6 +113,7 @@ class TimeframeText(fields.Field[Timeframe]):
                 "pattern": "^[1-9][0-9]{0,5}[smhdwMy]$",
                 "examples": ["1m", "1h", "1d"],
             },
+            **options,
         )
 
     def _deserialize(
@@ -129,8 +129,8 @@ def market_field(**options: Any) -> Text:
     return Text(64, metadata={"description": "e.g. crypto"}, **options)
 
 
-def provider_field() -> Text:
-    return Text(64, required=True, metadata={"description": "e.g. sim"})
+def provider_field(**options: Any) -> Text:
+    return Text(64, metadata={"description": "e.g. sim"}, **options)
 
 
 def page_token_field() -> Text:
@@ -140,22 +140,30 @@ def page_token_field() -> Text:
     )
 
 
-class SeriesQuery(Input):
-    """A series; every key that is not declared is a parameter of the provider's own, in `params`."""
+def symbol_field(**options: Any) -> Text:
+    return Text(128, metadata={"description": "The provider's own spelling."}, **options)
 
-    class Meta:
-        unknown = INCLUDE
 
-    market = market_field(required=True)
-    provider = provider_field()
-    symbol = Text(128, required=True, metadata={"description": "The provider's own spelling."})
-    timeframe = TimeframeText()
+class Ordered(Input):
+    """Takes `since` and `before`, in this order."""
 
     @validates_schema
     def _in_order(self, data: dict[str, Any], **_: Any) -> None:
         since, before = data.get("since"), data.get("before")
         if since is not None and before is not None and since > before:
             raise ValidationError("must not be after before.", "since")
+
+
+class SeriesQuery(Ordered):
+    """A series; every key that is not declared is a parameter of the provider's own, in `params`."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    market = market_field(required=True)
+    provider = provider_field(required=True)
+    symbol = symbol_field(required=True)
+    timeframe = TimeframeText(required=True)
 
     @post_load
     def _with_params(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -190,7 +198,7 @@ class ProvidersQuery(Input):
 
 class SymbolsQuery(Input):
     market = market_field(required=True)
-    provider = provider_field()
+    provider = provider_field(required=True)
     query = Text(
         128,
         least=0,
@@ -199,6 +207,15 @@ class SymbolsQuery(Input):
     )
     limit = Limit("The most symbols of the answer.")
     page_token = page_token_field()
+
+
+class RefreshBody(Ordered):
+    market = market_field()
+    provider = provider_field()
+    symbol = symbol_field()
+    timeframe = TimeframeText()
+    since = Time("Only what holds bars from this time on.")
+    before = Time("Only what holds bars before this time.")
 
 
 class NoQuery(Input):
@@ -219,6 +236,12 @@ class HealthOut(Schema):
     message = fields.String(required=True)
 
 
+class FeedsOut(Schema):
+    live = fields.Integer(required=True)
+    stale = fields.Integer(required=True)
+    down = fields.Integer(required=True)
+
+
 class ProviderOut(Schema):
     provider = fields.String(required=True)
     plugin = fields.String(required=True)
@@ -229,6 +252,9 @@ class ProviderOut(Schema):
     )
     features = fields.List(fields.String(), required=True)
     health = fields.Nested(HealthOut, required=True)
+    feeds = fields.Nested(
+        FeedsOut, required=True, metadata={"description": "How many series are followed, by state."}
+    )
 
 
 class ProvidersOut(Schema):
@@ -279,6 +305,11 @@ class OhlcvOut(Schema):
     complete = fields.Boolean(required=True)
     gaps = fields.List(fields.Nested(GapOut), required=True)
     next_page_token = fields.String(required=True, allow_none=True)
+
+
+class RefreshOut(Schema):
+    buckets = fields.Integer(required=True, metadata={"description": "How many bars were computed."})
+    complete = fields.Boolean(required=True)
 
 
 class StateOut(Schema):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketd.barfiles.recording import Recording
 from marketd.domain.bar import Bar, Value, select
 from marketd.domain.timeframe import DAY_MS, Timeframe
 from marketd.domain.timerange import MAX_MS, TimeRange
 from marketd.plugins.replay.forming import formation, formed_at
-from marketd.plugins.replay.recording import Recording
 from marketd.plugins.replay.timeline import Layout, Timeline, extent, in_laps, once
 
 MINUTE_MS = 60_000

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from listening import Sink
 from scripted import INSTRUMENT, MINUTE, StreamingPlugin, feed_of, provider_of, scripted
 
 from marketd.clock import ManualClock
@@ -20,7 +20,7 @@ from marketd.plugins import BarUpdate
 from marketd.storage import Storage
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.messages import Format
-from marketd.streaming.outbox import Outbox
+from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import Supervisor
@@ -32,7 +32,16 @@ class Client:
     """A subscriber whose messages the test reads."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.outbox = Outbox(Format.JSON, most_bytes=1_000_000, metrics=metrics)
+        self._sink = Sink()
+        self.is_cut = False
+        self.outbox = Outbox(
+            Format.JSON,
+            self._sink,
+            Postman(metrics),
+            most_bytes=1_000_000,
+            overflow=self._cut,
+            metrics=metrics,
+        )
         self._read: list[dict[str, Any]] = []
 
     async def next(self, kind: str | None = None) -> dict[str, Any]:
@@ -43,7 +52,7 @@ class Client:
                     message = self._read.pop(0)
                     if kind is None or message["type"] == kind:
                         return message
-                self._read += [json.loads(frame) for frame in await self.outbox.take()]
+                self._read += await self._sink.take()
 
     async def closed(self, count: int) -> list[Bar]:
         """The next closed bars."""
@@ -53,6 +62,9 @@ class Client:
             if message["closed"]:
                 bars.append(tuple(message["bar"]))
         return bars
+
+    def _cut(self) -> None:
+        self.is_cut = True
 
 
 class World:
@@ -75,6 +87,7 @@ class World:
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
+            stall_ms=30_000,
         )
 
     def client(self) -> Client:

@@ -260,3 +260,36 @@ async def test_a_bar_that_cannot_be_had_is_told_as_a_gap_and_passed(make_world: 
     assert (gap["start"], gap["end"], gap["reason"]) == (START + 11 * M, START + 12 * M, "unrecoverable")
     assert await client.closed(2) == [bar(10), bar(12)]
     assert (await five.next("gap"))["start"] == START + 11 * M
+
+
+async def test_a_mute_stream_is_found_out_and_begun_anew(make_world: Make) -> None:
+    world = make_world([*HISTORY, bar(10, close=50.0)], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.says(bar(10, close=50.0), closed=False)
+    await client.next("bar")
+    async with asyncio.timeout(20):
+        while world.plugin.streams < 2:
+            # The market goes on, and the stream says nothing of it.
+            world.plugin.bars[-1] = bar(10, close=50.0, volume=world.clock.now_ms())
+            world.clock.advance(1_000)
+            await asyncio.sleep(0.005)
+    stale = await client.next("status")
+    assert stale["state"] == "stale"
+    assert "mute" in stale["message"]
+    assert world.service.feeds("test") == {"live": 0, "stale": 1, "down": 0}
+    world.says(world.plugin.bars[-1], closed=False)
+    assert (await client.next("status"))["state"] == "live"
+
+
+async def test_a_quiet_market_is_left_alone_and_asked_about_less_and_less(make_world: Make) -> None:
+    world = make_world([], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    for _ in range(3_600):
+        world.clock.advance(1_000)
+        await asyncio.sleep(0.001)
+    assert world.plugin.streams == 1
+    assert world.service.feeds("test") == {"live": 1, "stale": 0, "down": 0}
+    # Beside the question at the end of each minute: 30, 60, 120, 240 … seconds after the last word.
+    assert len(world.plugin.calls) - 60 < 25

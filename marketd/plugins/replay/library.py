@@ -9,10 +9,10 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
+from marketd.barfiles.recording import Recording
 from marketd.domain.errors import InvalidInput
 from marketd.domain.timeframe import Timeframe
 from marketd.plugins.replay.reader import refusal
-from marketd.plugins.replay.recording import Recording
 from marketd.plugins.replay.settings import RecordedFile
 from marketd.plugins.replay.timeline import Layout, Timeline, extent, in_laps, once
 

@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
+from marketd.barfiles.recording import Recording
 from marketd.domain.bar import Bar
 from marketd.domain.errors import UnknownSymbol, Unsupported
 from marketd.domain.instrument import SymbolInfo
@@ -16,7 +17,6 @@ from marketd.plugins import BarStreams, BarUpdate, Clock, MarketPlugin, PluginCo
 from marketd.plugins.replay.forming import formation, formed_at
 from marketd.plugins.replay.library import RecordedSymbol, find, lay_out
 from marketd.plugins.replay.reader import read
-from marketd.plugins.replay.recording import Recording
 from marketd.plugins.replay.settings import RecordedFile, ReplaySettings
 from marketd.plugins.replay.timeline import Timeline
 

@@ -12,10 +12,10 @@ from math import lcm
 
 import numpy as np
 
+from marketd.barfiles.recording import Recording
 from marketd.domain.bar import Bar
 from marketd.domain.timeframe import DAY_MS, Timeframe
 from marketd.domain.timerange import MAX_MS, TimeRange
-from marketd.plugins.replay.recording import Recording
 
 _WEEK_MS = 7 * DAY_MS
 _HISTORY_MS = 20 * 366 * DAY_MS

@@ -9,7 +9,7 @@ from marketd.domain.bar import Bar, open_time, same_bar
 from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Revision, Stored, StoredBars
+from marketd.storage.base import Revision, Stored, StoredBars, reach_of
 from marketd.storage.sqlite import coverage, rolled
 from marketd.storage.sqlite.names import SeriesIds
 from marketd.storage.sqlite.values import any_nan, decoded, encoded
@@ -38,8 +38,9 @@ def read(
     if found is None or span.is_empty:
         return StoredBars([], [])
     bars = select(connection, found, span, limit, newest) if limit else []
-    known = coverage.read(connection, found[0], span)
-    return StoredBars(bars, [piece.clip(span) for piece in known])
+    spoken = reach_of(bars, series.timeframe, span, limit=limit, newest=newest).clip(span)
+    known = coverage.read(connection, found[0], spoken)
+    return StoredBars(bars, [piece.clip(spoken) for piece in known])
 
 
 def select(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from marketd.domain.errors import StorageLocked
@@ -44,3 +46,12 @@ class FileOwnership:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Has the lock, while inside."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()

@@ -1,7 +1,8 @@
 """The SQLite store: one connection in one thread, writes grouped into durable transactions.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL file when two connections write and checkpoint at once. Here
-there is one connection, so it cannot happen whatever the library's version.
+there is one connection that can do either (a check and a backup read through another, see `upkeep`), so
+it cannot happen whatever the library's version.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,16 +21,18 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Job, Storage, Stored, StoredBars
+from marketd.storage.base import Checkup, Job, Storage, Stored, StoredBars
 from marketd.storage.sqlite import bars as bar_rows
 from marketd.storage.sqlite import jobs as job_rows
 from marketd.storage.sqlite import rollups
 from marketd.storage.sqlite import ticks as tick_rows
+from marketd.storage.sqlite.checkup import check
 from marketd.storage.sqlite.connection import Connection
 from marketd.storage.sqlite.names import SeriesIds, all_series
 from marketd.storage.sqlite.owner import FileOwnership
 from marketd.storage.sqlite.probe import empty, fill
 from marketd.storage.sqlite.schema import migrate
+from marketd.storage.sqlite.upkeep import apart, back_up
 from marketd.storage.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -149,6 +153,14 @@ class SQLiteStorage(Storage):
 
     async def delete_job(self, job_id: str) -> None:
         await self._write(lambda connection: job_rows.delete(connection, job_id))
+
+    async def check(self) -> Checkup:
+        self._opened()
+        return await apart(partial(check, self._path))
+
+    async def back_up(self, target: Path, *, replace: bool) -> None:
+        self._opened()
+        await apart(lambda stop: back_up(self._path, target, replace=replace, stop=stop))
 
     async def _part(
         self, base: Series, timeframe: Timeframe, span: TimeRange, limit: int, newest: bool

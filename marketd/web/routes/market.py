@@ -12,7 +12,7 @@ from marketd.market.service import SeriesName, Window
 from marketd.plugins.provider import Provider
 from marketd.web import schemas
 from marketd.web.formats import ARROW, CSV, JSON, Answer, chosen, gaps_out, respond
-from marketd.web.keys import MARKET
+from marketd.web.keys import MARKET, SUBSCRIPTIONS
 from marketd.web.ready import STABLE
 from marketd.web.validation import QUERY, operation
 
@@ -36,7 +36,10 @@ async def get_markets(request: web.Request) -> web.Response:
 )
 async def get_providers(request: web.Request) -> web.Response:
     providers = request.app[MARKET].providers(request[QUERY].get("market"))
-    return _json({"providers": [_provider(provider) for provider in providers]})
+    subscriptions = request.app[SUBSCRIPTIONS]
+    return _json(
+        {"providers": [_provider(one) | {"feeds": subscriptions.feeds(one.name)} for one in providers]}
+    )
 
 
 @operation(

@@ -1,4 +1,4 @@
-"""One client's socket: a reader that obeys, a writer that drains, and a knife for who cannot keep up."""
+"""One client's socket: a reader that obeys, an outbox that writes, a knife for who cannot keep up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.streaming.messages import Format, Message, cursor, names
-from marketd.streaming.outbox import Outbox
+from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import cancel_all
@@ -39,7 +39,8 @@ class Connection:
         socket: web.WebSocketResponse,
         how: Format,
         *,
-        transport: asyncio.Transport | None,
+        request: web.Request,
+        postman: Postman,
         market: MarketService,
         subscriptions: SubscriptionService,
         limits: StreamConfig,
@@ -47,34 +48,44 @@ class Connection:
     ) -> None:
         self._socket = socket
         self._format = how
-        self._transport = transport
+        self._wire = _Wire(request)
         self._market = market
         self._subscriptions = subscriptions
         self._limits = limits
         self._metrics = metrics
-        self._outbox = Outbox(how, most_bytes=limits.outbox, metrics=metrics)
+        self._outbox = Outbox(
+            how,
+            self._wire,
+            postman,
+            most_bytes=limits.outbox,
+            overflow=self._cut,
+            metrics=metrics,
+        )
+        self._cutting: asyncio.Task[None] | None = None
         self._followed: dict[Series, _Followed] = {}
 
     async def run(self) -> None:
         """Serves the client until it leaves or is cut."""
         self._metrics.stream_clients.inc()
-        writer = asyncio.create_task(self._write())
-        knife = asyncio.create_task(self._cut_when_slow(writer))
         try:
-            # Only this task may receive; the others write and close.
+            # Only this task may receive; others write and close.
             async for frame in self._socket:
                 if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                     await self._obey(frame.data)
         finally:
             self._metrics.stream_clients.dec()
+            self._outbox.close()
             followed = list(self._followed.values())
             self._followed.clear()
             for one in followed:
                 self._subscriptions.unsubscribe(one.feed, one.subscription)
-            await cancel_all({writer, knife, *(one.catching_up for one in followed)})
+            await cancel_all({one.catching_up for one in followed})
+            if self._cutting is not None:
+                await self._cutting
 
     async def close(self, code: int, reason: str) -> None:
-        """Says goodbye; the client's `run` ends by it."""
+        """Says goodbye, after which nothing may be said; the client's `run` ends by it."""
+        self._outbox.close()
         await self._socket.close(code=code, message=reason.encode())
 
     async def _obey(self, data: str | bytes) -> None:
@@ -161,22 +172,11 @@ class Connection:
     def _say(self, body: dict[str, Any]) -> None:
         self._outbox.put(Message(body))
 
-    async def _write(self) -> None:
-        opcode = WSMsgType.TEXT if self._format is Format.JSON else WSMsgType.BINARY
-        try:
-            while True:
-                frames = await self._outbox.take()
-                for frame in frames:
-                    await self._socket.send_frame(frame, opcode)
-                self._metrics.stream_messages.inc(len(frames))
-        except ConnectionError:
-            # The client has gone; the reader sees it too and ends the connection.
-            return
-
-    async def _cut_when_slow(self, writer: asyncio.Task[None]) -> None:
-        await self._outbox.overflowed.wait()
+    def _cut(self) -> None:
         self._metrics.stream_cut.inc()
-        await cancel_all({writer})
+        self._cutting = asyncio.create_task(self._part())
+
+    async def _part(self) -> None:
         message = Message(
             {
                 "type": "error",
@@ -185,15 +185,41 @@ class Connection:
                 "message": "This client does not read as fast as bars come; it was cut.",
             }
         )
-        opcode = WSMsgType.TEXT if self._format is Format.JSON else WSMsgType.BINARY
+        self._wire.write(message.frame(self._format))
         try:
             async with asyncio.timeout(_PARTING_S):
-                await self._socket.send_frame(message.encoded(self._format), opcode)
+                await self._wire.drain()
                 await self.close(CLOSE_TOO_SLOW, "too slow")
         except (TimeoutError, ConnectionError):
             # It does not even take its goodbye: what waits for it in the buffers is given up.
-            if self._transport is not None:
-                self._transport.abort()
+            self._wire.abort()
+
+
+class _Wire:
+    """The connection below the socket: ready frames go straight to it.
+
+    aiohttp writes what it has to say of its own (pings, the close) to the same transport in whole
+    frames, so that nothing comes between the bytes of one.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        assert request.transport is not None  # noqa: S101 - the handshake has just passed over it
+        self._transport = request.transport
+        self._writer = request.writer
+        _, self._most_bytes = self._transport.get_write_buffer_limits()
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def is_full(self) -> bool:
+        return self._transport.get_write_buffer_size() > self._most_bytes
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    def abort(self) -> None:
+        self._transport.abort()
 
 
 def _named(command: dict[str, Any]) -> list[SeriesName]:

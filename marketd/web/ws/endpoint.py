@@ -7,9 +7,11 @@ from http import HTTPStatus
 
 from aiohttp import WSCloseCode, web
 
+from marketd.metrics import Metrics
 from marketd.streaming.messages import Format
+from marketd.streaming.outbox import Postman
 from marketd.web.errors import problem
-from marketd.web.keys import MARKET, METRICS, STREAM_CONFIG, SUBSCRIPTIONS
+from marketd.web.keys import MARKET, STREAM_CONFIG, SUBSCRIPTIONS
 from marketd.web.schemas import NoQuery
 from marketd.web.validation import takes
 from marketd.web.ws.connection import Connection
@@ -18,7 +20,9 @@ from marketd.web.ws.connection import Connection
 class StreamEndpoint:
     """Serves `/api/v1/stream` and knows who is connected."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._postman = Postman(metrics)
         self._connections: set[Connection] = set()
 
     @takes(NoQuery)
@@ -29,6 +33,8 @@ class StreamEndpoint:
         socket = web.WebSocketResponse(
             heartbeat=limits.heartbeat / 1000,
             max_msg_size=limits.max_message,
+            # One frame serves every client of a stream; compressed, it would not.
+            compress=False,
             protocols=[one.value for one in Format],
         )
         if not socket.can_prepare(request):
@@ -37,11 +43,12 @@ class StreamEndpoint:
         connection = Connection(
             socket,
             Format(socket.ws_protocol or Format.JSON),
-            transport=request.transport,
+            request=request,
+            postman=self._postman,
             market=app[MARKET],
             subscriptions=app[SUBSCRIPTIONS],
             limits=limits,
-            metrics=app[METRICS],
+            metrics=self._metrics,
         )
         self._connections.add(connection)
         try:

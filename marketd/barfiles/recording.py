@@ -1,10 +1,10 @@
-"""A recorded series as numpy columns: 48 bytes a bar, and what makes one unfit to be served."""
+"""Bars as numpy columns, 48 bytes a bar, and what makes one unfit to be kept or served."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,11 @@ class Column:
         ]
         return Column(values, np.concatenate(absent))
 
+    def select(self, rows: BoolArray | slice) -> Column:
+        """Those of the values."""
+        absent = None if self.absent is None else self.absent[rows]
+        return Column(self.values[rows], absent)
+
     def take(self, index: IntArray) -> list[Value]:
         """The values at `index`, None where the source has none."""
         values: list[Value] = self.values[index].tolist()
@@ -69,37 +74,65 @@ class Recording:
         values = zip(*(part.values for part in parts), strict=True)
         return Recording(np.concatenate([part.t for part in parts]), tuple(map(Column.join, values)))
 
+    def select(self, rows: BoolArray | slice) -> Recording:
+        """Those of the rows, in their order or in that of the slice."""
+        return Recording(self.t[rows], tuple(column.select(rows) for column in self.values))
+
+    def bars(self) -> list[Bar]:
+        """The rows as tuples."""
+        every = np.arange(len(self))
+        values = (column.take(every) for column in self.values)
+        return list(zip(self.t.tolist(), *values, strict=True))
+
     def __len__(self) -> int:
         return len(self.t)
 
 
-class BadRow(Exception):
-    """The row (counted from 0) that cannot be taken, and why."""
+class Fault(NamedTuple):
+    """A row (counted from 0) that cannot be taken, and why."""
 
-    def __init__(self, row: int, reason: str) -> None:
-        super().__init__(reason)
-        self.row = row
-        self.reason = reason
+    row: int
+    reason: str
 
 
-def check(recording: Recording, timeframe: Timeframe) -> None:
-    """Raises BadRow for the first row that is no bar of `timeframe` after the row before it.
+def faults(
+    recording: Recording,
+    timeframe: Timeframe,
+    *,
+    before_ms: int = MAX_MS,
+    after_ms: int | None = None,
+    descends: bool = False,
+) -> list[Fault]:
+    """The rows, ascending, that are no bar of `timeframe` after the good row before, each with why.
 
-    It refuses what `marketd.domain.bar.bar_fault` refuses, and times that do not ascend.
+    Refused is what `marketd.domain.bar.bar_fault` refuses, bars that open at or after `before_ms`, and
+    times that do not ascend (or, if the recording `descends`, descend) from `after_ms` on.
     """
     t = recording.t
     open_, high, low, close, volume = (column.values for column in recording.values)
-    step = np.diff(t, prepend=t[:1] - 1)
     # A comparison with NaN is false, so these refuse only what is provably wrong.
     out_of_range = (open_ < low) | (close < low) | (high < low) | (open_ > high) | (close > high)
-    checks = (
-        ((t < MIN_MS) | (t >= MAX_MS), "its time lies outside the years 1970 to 2099"),
-        (step < 0, "its time lies before that of the row above"),
-        (step == 0, "its time is that of the row above"),
-        (timeframe.floor_array(t) != t, f"its time is not on the grid of {timeframe}"),
+    outside = (t < MIN_MS) | (t >= MAX_MS)
+    checks = [
+        (outside, "its time lies outside the years 1970 to 2099"),
+        (t >= before_ms, "its interval has not ended yet"),
+        (
+            timeframe.floor_array(np.where(outside, 0, t)) != t,
+            f"its time is not on the grid of {timeframe}",
+        ),
         (out_of_range, "its open and close do not lie between its low and high"),
         (volume < 0, "its volume is negative"),
-    )
-    faults = [(int(np.argmax(wrong)), reason) for wrong, reason in checks if wrong.any()]
-    if faults:
-        raise BadRow(*min(faults, key=itemgetter(0)))
+    ]
+    wrong = np.logical_or.reduce([refused for refused, _ in checks])
+    forward, first = (-t, MAX_MS) if descends else (t, MIN_MS)
+    start = -first - 1 if after_ms is None else (-after_ms if descends else after_ms)
+    # The times so far, of which a refused row is no part.
+    reached = np.maximum.accumulate(np.concatenate([[start], np.where(wrong, start, forward)]))[:-1]
+    side = "after" if descends else "before"
+    checks.append((~wrong & (forward == reached), "its time is that of the row above"))
+    checks.append((~wrong & (forward < reached), f"its time lies {side} that of the row above"))
+    found: dict[int, str] = {}
+    for refused, reason in checks:
+        for row in np.flatnonzero(refused).tolist():
+            found.setdefault(row, reason)
+    return [Fault(row, found[row]) for row in sorted(found)]

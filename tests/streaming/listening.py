@@ -1,0 +1,62 @@
+"""The far end of an outbox: a sink that reads the frames it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from marketd.streaming.messages import Format
+
+
+def payloads(data: bytes) -> list[bytes]:
+    """The payloads of unmasked, unfragmented frames, by the book (RFC 6455, section 5.2)."""
+    found: list[bytes] = []
+    while data:
+        assert data[0] in (0x81, 0x82)
+        length, start = data[1], 2
+        if length >= 126:
+            start = 4 if length == 126 else 10
+            length = int.from_bytes(data[2:start], "big")
+        assert len(data) >= start + length
+        found.append(data[start : start + length])
+        data = data[start + length :]
+    return found
+
+
+class Sink:
+    """Keeps what is written; full while a test says so."""
+
+    format = Format.JSON
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self._written = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    def fill(self) -> None:
+        """From now on there is no room."""
+        self._has_room.clear()
+
+    def empty(self) -> None:
+        """There is room again."""
+        self._has_room.set()
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        self._written.set()
+
+    def is_full(self) -> bool:
+        return not self._has_room.is_set()
+
+    async def drain(self) -> None:
+        await self._has_room.wait()
+
+    async def take(self) -> list[dict[str, Any]]:
+        """The messages written since the last time, once there are any."""
+        async with asyncio.timeout(5):
+            await self._written.wait()
+        self._written.clear()
+        writes, self.writes = self.writes, []
+        return [json.loads(payload) for data in writes for payload in payloads(data)]
