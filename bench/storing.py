@@ -17,9 +17,10 @@ from bench.report import Row, alternate, faster
 from bench.series import BITCOIN, FIRST_MS, MINUTE_MS, build, pages
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
+from marketd.storage import Storage
 from marketd.storage.sqlite import SQLiteStorage
 
-_PAGE = 1_000
+PAGE = 1_000
 _UPSERT = """
     INSERT INTO bar (series, t, open, high, low, close, volume) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (series, t) DO UPDATE SET open = excluded.open, high = excluded.high,
@@ -37,9 +38,9 @@ def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     storage = SQLiteStorage(ours_path)
     with asyncio.Runner() as runner:
         runner.run(storage.open())
-        ours, theirs = _batches(page_count), _batches(page_count)
+        ours, theirs = batches(page_count), batches(page_count)
         versus = alternate(
-            lambda: runner.run(_stored_a_second(storage, next(ours))),
+            lambda: runner.run(stored_a_second(storage, next(ours))),
             lambda: _upserted_a_second(bare, next(theirs)),
             rounds,
         )
@@ -48,19 +49,20 @@ def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     yield faster("storing bars, durable", "bare sqlite3 executemany upsert", versus, "rows/s", 0.7)
 
 
-def _batches(page_count: int) -> Iterator[list[list[Bar]]]:
+def batches(page_count: int) -> Iterator[list[list[Bar]]]:
     """Pages that follow on those of the batch before."""
     for batch in count():
-        start_ms = FIRST_MS + (1 + batch * page_count * _PAGE) * MINUTE_MS
-        yield list(pages(page_count, _PAGE, start_ms=start_ms))
+        start_ms = FIRST_MS + (1 + batch * page_count * PAGE) * MINUTE_MS
+        yield list(pages(page_count, PAGE, start_ms=start_ms))
 
 
-async def _stored_a_second(storage: SQLiteStorage, batch: list[list[Bar]]) -> float:
+async def stored_a_second(storage: Storage, batch: list[list[Bar]]) -> float:
+    """Rows a second, each page of `batch` after the one before is on disk."""
     started_s = time.perf_counter()
     for page in batch:
         proven = Covered(page[0][0], page[-1][0] + MINUTE_MS, Reason.DATA)
         await storage.store(BITCOIN, page, [proven], at_ms=proven.end_ms)
-    return len(batch) * _PAGE / (time.perf_counter() - started_s)
+    return len(batch) * PAGE / (time.perf_counter() - started_s)
 
 
 def _upserted_a_second(bare: sqlite3.Connection, batch: list[list[Bar]]) -> float:
@@ -69,4 +71,4 @@ def _upserted_a_second(bare: sqlite3.Connection, batch: list[list[Bar]]) -> floa
         bare.execute("BEGIN IMMEDIATE")
         bare.executemany(_UPSERT, ((1, *bar) for bar in page))
         bare.execute("COMMIT")
-    return len(batch) * _PAGE / (time.perf_counter() - started_s)
+    return len(batch) * PAGE / (time.perf_counter() - started_s)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import parse_qs, urlsplit
 
 from platformdirs import user_data_path
 
@@ -51,6 +52,13 @@ _REDIS = re.compile(
     r"|unix://([^\s/?#@]*@)?/[^\s?#]+(\?db=[0-9]{1,5})?",
     re.ASCII,
 )
+_POSTGRES = "postgresql://"
+_PASSWORD = re.compile(r"^(postgresql://[^/?#@:]*:)[^/?#]*@")
+_DATABASE = (
+    "a database URL; known are sqlite:///relative.db, sqlite:////absolute/path.db "
+    "and postgresql://user:password@host:port/name (what is not of A-Z, a-z, 0-9 and ._- in a password "
+    "is written as %XX)"
+)
 _WRONG_NAME = "wanted a name of a-z, 0-9, _ and -, at most 32 characters, the first a letter or digit."
 
 
@@ -64,11 +72,31 @@ def _is_host(host: str) -> bool:
 
 
 def _is_database(url: str) -> bool:
+    if not url.isprintable():
+        return False
+    if url.startswith(_POSTGRES):
+        return _is_postgres(url)
     path = url.removeprefix(_SQLITE)
     if path == url:
         return url == ""
     # Neither SQLAlchemy's ":memory:" and "?options", nor a folder that is really called "~".
-    return path.isprintable() and "?" not in path and Path(path).name != "" and path[0] not in ":~"
+    return "?" not in path and Path(path).name != "" and path[0] not in ":~"
+
+
+def _is_postgres(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        options = parse_qs(parts.query, strict_parsing=bool(parts.query))
+        has_port = parts.port != 0
+    except ValueError:
+        # Among others for a password with a character that has to be quoted.
+        return False
+    # A password has one place, so that there is one to hide it in.
+    return has_port and len(parts.path) > 1 and not parts.fragment and "password" not in options
+
+
+def _without_password(url: str) -> str:
+    return _PASSWORD.sub(r"\1…@", url)
 
 
 def _is_redis(url: str) -> bool:
@@ -95,21 +123,30 @@ class StorageConfig:
     """Where bars are kept."""
 
     url: str = setting(
-        text(
-            "a database URL; known are sqlite:///relative.db and sqlite:////absolute/path.db",
-            _is_database,
-        ),
+        replace(text(_DATABASE, _is_database), format=_without_password),
         "",
-        "sqlite:///relative.db, sqlite:////absolute/path.db, "
-        "or empty for marketd.db in the user's data folder.",
+        "sqlite:///file.db, postgresql://user:password@host:port/name, "
+        "or empty for a file in the data folder.",
+        is_secret=True,
     )
 
     @property
+    def is_postgres(self) -> bool:
+        """True if `url` is for a PostgreSQL server, as it is."""
+        return self.url.startswith(_POSTGRES)
+
+    @property
     def sqlite_path(self) -> Path:
-        """The database file; a relative one counts from the current folder."""
+        """The database file, a relative one from the current folder; ConfigError if it is none."""
+        if self.is_postgres:
+            raise ConfigError("This works on a database file, and [storage] url names a server.")
         if not self.url:
             return user_data_path("marketd") / "marketd.db"
         return Path(self.url.removeprefix(_SQLITE))
+
+    def __str__(self) -> str:
+        """Where bars are kept, for people: without a password."""
+        return _without_password(self.url) if self.is_postgres else str(self.sqlite_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +157,7 @@ class RedisConfig:
         text("a Redis URL, redis://host:port/db, rediss://… (TLS) or unix:///path", _is_redis),
         "",
         "redis://[user:password@]host:port/db, rediss://… (TLS) or unix:///path; empty for none.",
-        secret=True,
+        is_secret=True,
     )
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
 from marketd.clock import Clock, SystemClock
-from marketd.config import Config
+from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
 from marketd.control.server import ControlServer
 from marketd.domain.errors import ConfigError, MarketdError, StorageFailed
@@ -29,7 +29,6 @@ from marketd.plugins.loader import PluginLoader, installed
 from marketd.plugins.provider import Provider
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
-from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.service import SubscriptionService
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
@@ -76,7 +75,7 @@ class Daemon:
             limiter=self._limiters.limiter,
             found=found,
         )
-        self.storage: Storage = SQLiteStorage(config.storage.sqlite_path)
+        self.storage: Storage = _storage(config.storage)
         self._serves = False
         self.url = ""
 
@@ -125,6 +124,8 @@ class Daemon:
         await storage.open()
         self._opened.push_async_callback(storage.close)
         self._opened.push_async_callback(self._limiters.close)
+        for lack in storage.lacks:
+            log.info("database %s", lack)
         self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self._close_providers)
         supervisor = Supervisor(self.metrics)
@@ -166,9 +167,11 @@ class Daemon:
             readiness=self,
             answers=answers,
         )
-        control = ControlServer(storage, socket_beside(config.storage.sqlite_path))
-        self._opened.push_async_callback(control.close)
-        await control.open()
+        if not config.storage.is_postgres:
+            # The file has one owner; a server lets others in by itself.
+            control = ControlServer(storage, socket_beside(config.storage.sqlite_path))
+            self._opened.push_async_callback(control.close)
+            await control.open()
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage))
@@ -195,6 +198,17 @@ class Daemon:
 
     async def _close_providers(self) -> None:
         await asyncio.gather(*(provider.close() for provider in self.loader.providers.values()))
+
+
+def _storage(config: StorageConfig) -> Storage:
+    """The store that the configuration names; the driver of the other is never loaded."""
+    if config.is_postgres:
+        from marketd.storage.postgres import PostgresStorage
+
+        return PostgresStorage(config.url)
+    from marketd.storage.sqlite import SQLiteStorage
+
+    return SQLiteStorage(config.sqlite_path)
 
 
 async def _open(provider: Provider) -> None:

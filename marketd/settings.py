@@ -50,7 +50,7 @@ class Kind(Generic[T]):
 
     `name` is for tables of the documentation, `wanted` completes the sentence "saw 5, wanted …".
     TOML has its values as `written`; `parse` makes the setting's of one, or raises ValueError, and
-    `format` is the inverse, as text.
+    `format` is the inverse, as text; of what holds a secret, without that.
     """
 
     name: str
@@ -75,12 +75,14 @@ class Kind(Generic[T]):
         return json.dumps(text, ensure_ascii=False) if self.written is str else text
 
 
-def setting(kind: Kind[T], default: object, says: str, *, secret: bool = False) -> T:
+def setting(kind: Kind[T], default: object, says: str, *, is_secret: bool = False) -> T:
     """A dataclass field for a setting: `default` as a TOML file has it, and one sentence of help.
 
-    What may hold a `secret` is not part of the repr.
+    One that may hold a secret is no part of the repr.
     """
-    value: T = field(default=kind.read(default), metadata={"kind": kind, "help": says}, repr=not secret)
+    value: T = field(
+        default=kind.read(default), metadata={"kind": kind, "help": says}, repr=not is_secret
+    )
     return value
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from redis_server import RedisServer
+from servers import postgres, timescaledb
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,3 +34,17 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def redis_url(redis_server: RedisServer) -> str:
     """The address of that Redis."""
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A PostgreSQL that runs as long as the tests do; who restarts it starts one of their own."""
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def timescale_url() -> Iterator[str]:
+    """Where a TimescaleDB is that runs as long as the tests do, and takes one connection at a time."""
+    with timescaledb.running() as url:
+        yield url

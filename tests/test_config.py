@@ -207,13 +207,47 @@ class TestStorage:
             "sqlite:///~/bars.db",
             "sqlite:///bars\n.db",
             "SQLITE:///bars.db",
-            "postgresql://db/bars",
+            "postgres://db/bars",
+            "timescaledb://db/bars",
+            "postgresql:///",
+            "postgresql://db",
+            "postgresql://db:0/bars",
+            "postgresql://db:port/bars",
+            "postgresql://user:p/w@db/bars",
+            "postgresql://db/bars?password=secret",
+            "postgresql://db/bars#secret",
+            "postgresql://db/bars\n",
         ],
     )
     def test_another_url_is_refused_with_those_that_are_known(self, url: str) -> None:
         (line,) = refused({"MARKETD_STORAGE__URL": url})
         assert "storage.url" in line
-        assert "known are sqlite:///relative.db and sqlite:////absolute/path.db" in line
+        assert "known are sqlite:///relative.db, sqlite:////absolute/path.db and postgresql://" in line
+        assert "p/w" not in line
+        assert "=secret" not in line
+
+    def test_a_password_is_in_the_url_and_nowhere_else(self) -> None:
+        url = "postgresql://me:s%40cret@db:5433/bars?search_path=market"
+        config = load_config(None, {"MARKETD_STORAGE__URL": url})
+        assert config.storage.url == url
+        (kind,) = (one.kind for one in declared_settings() if one.name == "storage.url")
+        told = "postgresql://me:…@db:5433/bars?search_path=market"
+        assert kind.toml(url) == f'"{told}"'
+        assert str(config.storage) == told
+        assert "cret" not in repr(config)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql://db/bars",
+            "postgresql://me@db:5433/bars",
+            "postgresql://[::1]:5433/bars",
+            "postgresql:///bars?host=/run/postgresql",
+        ],
+    )
+    def test_a_url_of_postgresql_is_one_with_a_database(self, url: str) -> None:
+        config = load_config(None, {"MARKETD_STORAGE__URL": url}).storage
+        assert (config.url, config.is_postgres, str(config)) == (url, True, url)
 
 
 class TestProviders:

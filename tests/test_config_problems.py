@@ -221,7 +221,7 @@ class TestSecrets:
             f"[providers.x.credentials]\nkey = {SECRET}",
             f'[providers.x.credentials]\nkey = "{SECRET}',
             f'[providers.x.credentials]\nkey = "a"\nkey = "{SECRET}"',
-            f'[storage]\nurl = "postgresql://me:{SECRET}@db/bars"',
+            f'[storage]\nurl = "postgres://me:{SECRET}@db/bars"',
             f'[storage]\nurl = "postgresql://me:{SECRET}/@@db/bars"',
             f'[storage]\nurl = "postgresql://db/bars?password={SECRET}"',
             f'[storage]\nurl = "postgresql:/me:{SECRET}@db/bars"',

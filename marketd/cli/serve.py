@@ -90,7 +90,7 @@ def _facts(daemon: Daemon, config: Config) -> Iterator[str]:
     yield f"marketd {__version__} answers at {daemon.url}"
     yield ""
     yield f"  documentation  {daemon.url}/docs"
-    yield f"  database       {config.storage.sqlite_path}"
+    yield f"  database       {config.storage}"
     for name, provider in daemon.loader.providers.items():
         plugin = provider.plugin
         yield f"  provider       {name} ({plugin.plugin}): {plugin.description}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Covered
@@ -88,15 +88,11 @@ Changed: TypeAlias = Callable[[Series, TimeRange], None]
 
 
 class Storage(ABC):
-    """What has to survive a restart. Every method raises StorageFailed when the database does.
-
-    Class attributes:
-        lacks: sentences that say what this backend does without, told at start.
-    """
-
-    lacks: ClassVar[Sequence[str]] = ()
+    """What has to survive a restart. Every method raises StorageFailed when the database does."""
 
     def __init__(self) -> None:
+        self.lacks: Sequence[str] = ()
+        """Sentences that say what this database does without, known once it is open."""
         self.fault = ""
         """Why writing fails at present, in a sentence; empty while it works. Reading may still work."""
         self._listeners: list[Changed] = []

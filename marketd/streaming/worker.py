@@ -16,7 +16,7 @@ from typing import Protocol
 
 from marketd.domain.bar import Bar, same_bar
 from marketd.domain.coverage import Covered, Gap, Reason
-from marketd.domain.errors import FeedStalled, MarketdError
+from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
@@ -30,9 +30,11 @@ _GRACE_MS = 1_000
 # A quiet market is asked about less and less often, up to this many times the first interval.
 _MOST_PATIENCE = 8
 _CATCH_UP_BARS = 5_000
-_QUEUE = 1_000
+# What may wait of a stream while a bar is being stored, or the store is away.
+_INBOX = 1_000
 _SHORTEST_POLL_MS, _LONGEST_POLL_MS = 1_000, 15_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_STORE_PAUSE_S = 1.0
 
 
 class History(Protocol):
@@ -86,12 +88,12 @@ class SeriesWorker:
                 self._tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
             if self.next_ms > before_ms:
                 pause_s = _FIRST_PAUSE_S
-            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
+            await _pause(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _follow(self) -> None:
         """One connection's life: raises when it ends."""
-        inbox: asyncio.Queue[BarUpdate | int] = asyncio.Queue(_QUEUE)
+        inbox: asyncio.Queue[BarUpdate | int] = asyncio.Queue(_INBOX)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
@@ -100,16 +102,31 @@ class SeriesWorker:
                     group.create_task(self._watch_silence())
                 await self._catch_up(self._feed.present().settled_end_ms)
                 while True:
-                    item = await inbox.get()
-                    if isinstance(item, BarUpdate):
-                        await self._take(item)
-                    else:
-                        await self._catch_up(item)
-                    # A stream that was mute is believed once it speaks.
-                    if self._state == "down" or isinstance(item, BarUpdate):
-                        self._tell("live", "")
+                    await self._handle(await inbox.get(), inbox)
         except* MarketdError as failures:
             raise _first(failures) from None
+
+    async def _handle(self, item: BarUpdate | int, inbox: asyncio.Queue[BarUpdate | int]) -> None:
+        """Takes what has come. While the store is away it waits here, and what comes later in the inbox.
+
+        When that is full the stream is given up: what it said is asked of history later.
+        """
+        while True:
+            try:
+                if isinstance(item, BarUpdate):
+                    await self._take(item)
+                else:
+                    await self._catch_up(item)
+            except StorageFailed as error:
+                self._tell("down", error.message)
+                if inbox.full():
+                    raise
+                await _pause(_STORE_PAUSE_S)
+            else:
+                # A stream that was mute is believed once it speaks.
+                if self._state == "down" or isinstance(item, BarUpdate):
+                    self._tell("live", "")
+                return
 
     async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         provider = self._feed.provider
@@ -118,7 +135,9 @@ class SeriesWorker:
         async with aclosing(updates):
             async for update in updates:
                 self._heard_ms = provider.now_ms()
-                await inbox.put(update)
+                # Where much waits a forming bar gives way: the closed one will say all of it.
+                if update.closed or inbox.qsize() < _INBOX // 2:
+                    await inbox.put(update)
 
     async def _poll(self) -> AsyncGenerator[BarUpdate, None]:
         """What a stream would say, for a provider without one."""
@@ -216,6 +235,10 @@ class SeriesWorker:
 
 def _same(one: Bar | None, other: Bar | None) -> bool:
     return one is other if one is None or other is None else same_bar(one, other)
+
+
+async def _pause(longest_s: float) -> None:
+    await asyncio.sleep(random.uniform(longest_s / 2, longest_s))  # noqa: S311 - jitter
 
 
 def _first(group: BaseExceptionGroup[MarketdError]) -> MarketdError:

@@ -75,14 +75,11 @@ async def test_an_aggregate_is_what_the_resampler_gives_whatever_was_asked_or_st
 
 
 @pytest.mark.parametrize("newest", [False, True])
-@pytest.mark.parametrize("limit", [1, 5, 30, 1_000])
-async def test_a_long_series_is_aggregated_from_the_wanted_end(
-    storage: Storage, newest: bool, limit: int
-) -> None:
+async def test_a_long_series_is_aggregated_from_the_wanted_end(storage: Storage, newest: bool) -> None:
     bars = dense(50 * 1440)
     await put(storage, bars)
-    for timeframe in (HOUR, DAY, Timeframe.parse("1w"), Timeframe.parse("1M")):
-        for _ in range(2):
+    for limit in (1, 30, 1_000, 1_000):
+        for timeframe in (HOUR, DAY, Timeframe.parse("1w"), Timeframe.parse("1M")):
             found = await storage.aggregate(SERIES, timeframe, EVER, limit=limit, newest=newest)
             assert found == by_definition(bars, timeframe, EVER, limit, newest)
 

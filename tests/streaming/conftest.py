@@ -17,6 +17,7 @@ from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
+from marketd.storage import Storage
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.messages import Format
 from marketd.streaming.outbox import Outbox, Postman
@@ -69,7 +70,7 @@ class Client:
 class World:
     """Everything behind the stream, for one scripted provider and a clock that the test moves."""
 
-    def __init__(self, storage: SQLiteStorage, plugin: StreamingPlugin, clock: ManualClock) -> None:
+    def __init__(self, storage: Storage, plugin: StreamingPlugin, clock: ManualClock) -> None:
         self.metrics = Metrics()
         self.clock = clock
         self.plugin = plugin
@@ -114,8 +115,13 @@ class World:
 
 
 @pytest.fixture
-async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    storage = SQLiteStorage(tmp_path / "bars.db")
+def storage(tmp_path: Path) -> Storage:
+    """The store behind the stream, not yet open."""
+    return SQLiteStorage(tmp_path / "bars.db")
+
+
+@pytest.fixture
+async def make_world(storage: Storage) -> AsyncIterator[Callable[..., Any]]:
     await storage.open()
     worlds: list[World] = []
 

@@ -1,0 +1,155 @@
+"""What is said to PostgreSQL of bars and coverage: functions over one connection.
+
+Bars travel as arrays, one a column: a page is one statement and one row. Larger reads and writes are
+cut into pieces, so that neither making nor taking apart the arrays holds up the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from asyncpg import Record
+
+from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason, lay
+from marketd.domain.timerange import TimeRange, merge
+from marketd.storage.base import Revision, Stored, StoredBars
+from marketd.storage.postgres.connection import Connection
+from marketd.storage.postgres.freshness import spoil
+
+# The most bars in one statement.
+PIECE = 5_000
+
+_FIRST_BARS = """
+    SELECT array_agg(t), array_agg(open), array_agg(high), array_agg(low), array_agg(close),
+        array_agg(volume)
+    FROM (
+        SELECT t, open, high, low, close, volume FROM bar
+        WHERE series = $1 AND t >= $2 AND t < $3 ORDER BY t LIMIT $4
+    ) AS page
+"""
+_LAST_BARS = _FIRST_BARS.replace("ORDER BY t", "ORDER BY t DESC")
+_COVERAGE = """
+    SELECT array_agg(range_start), array_agg(range_end), array_agg(reason) FROM (
+        SELECT range_start, range_end, reason FROM coverage
+        WHERE series = $1 AND range_start < $3 AND range_end > $2
+          AND range_start >= coalesce(
+            (SELECT max(range_start) FROM coverage WHERE series = $1 AND range_start <= $2), $2)
+        ORDER BY range_start
+    ) AS known
+"""
+_BOTH = "SELECT * FROM (BARS) AS bars, (COVERAGE) AS coverage".replace("COVERAGE", _COVERAGE)
+_FIRST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _FIRST_BARS)
+_LAST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _LAST_BARS)
+# NaN equals NaN in PostgreSQL, so that "distinct" means here what same_bar denies.
+_UPSERT = """
+    WITH written AS (
+        INSERT INTO bar (series, t, open, high, low, close, volume)
+        SELECT $1, * FROM unnest(
+            $3::bigint[], $4::float8[], $5::float8[], $6::float8[], $7::float8[], $8::float8[])
+        ON CONFLICT (series, t) DO UPDATE SET open = excluded.open, high = excluded.high,
+            low = excluded.low, close = excluded.close, volume = excluded.volume,
+            rev = bar.rev + 1, revised_at = $2
+        WHERE (bar.open, bar.high, bar.low, bar.close, bar.volume) IS DISTINCT FROM
+            (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
+        RETURNING t, rev
+    )
+    SELECT count(*) FILTER (WHERE rev = 0),
+        array_agg(t) FILTER (WHERE rev > 0), array_agg(rev) FILTER (WHERE rev > 0)
+    FROM written
+"""
+_DELETE_COVERAGE = "DELETE FROM coverage WHERE series = $1 AND range_start >= $2 AND range_start < $3"
+_INSERT_COVERAGE = """
+    INSERT INTO coverage (series, range_start, range_end, reason)
+    SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::text[])
+"""
+
+
+async def read(
+    connection: Connection, series_id: int, span: TimeRange, *, limit: int, newest: bool
+) -> StoredBars:
+    """See Storage.read."""
+    if limit > PIECE:
+        # All pieces of one instant.
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            bars = await read_bars(connection, series_id, span, limit=limit, newest=newest)
+            (known,) = await connection.fetch(_COVERAGE, series_id, *span)
+        return StoredBars(bars, _covered(known, span))
+    both = _LAST_BARS_AND_COVERAGE if newest else _FIRST_BARS_AND_COVERAGE
+    (row,) = await connection.fetch(both, series_id, *span, limit)
+    return StoredBars(_bars(row, newest), _covered(row[6:], span))
+
+
+async def read_bars(
+    connection: Connection, series_id: int, span: TimeRange, *, limit: int, newest: bool = False
+) -> list[Bar]:
+    """The first or last `limit` bars of `span`, piece by piece."""
+    statement = _LAST_BARS if newest else _FIRST_BARS
+    pieces: list[list[Bar]] = []
+    while limit > 0:
+        (row,) = await connection.fetch(statement, series_id, *span, min(limit, PIECE))
+        piece = _bars(row, newest)
+        pieces.append(piece)
+        if len(piece) < PIECE:
+            break
+        limit -= len(piece)
+        if newest:
+            span = TimeRange(span.start_ms, piece[0][0])
+        else:
+            span = TimeRange(piece[-1][0] + 1, span.end_ms)
+    return list(chain.from_iterable(reversed(pieces) if newest else pieces))
+
+
+async def store(
+    connection: Connection, series_id: int, bars: Sequence[Bar], covered: Sequence[Covered], at_ms: int
+) -> Stored:
+    """See Storage.store; inside a transaction of the caller's, who has locked the series."""
+    inserted = 0
+    revised: list[Revision] = []
+    for first in range(0, len(bars), PIECE):
+        piece = bars[first : first + PIECE]
+        ((new, times, revs),) = await connection.fetch(
+            _UPSERT, series_id, at_ms, *zip(*piece, strict=True)
+        )
+        inserted += new
+        if times:
+            changed = dict(zip(times, revs, strict=True))
+            revised += [Revision(bar, changed[bar[0]]) for bar in piece if bar[0] in changed]
+    if inserted or revised:
+        await spoil(connection, series_id, TimeRange(bars[0][0], bars[-1][0] + 1))
+    await _lay_coverage(connection, series_id, covered)
+    return Stored(inserted, revised)
+
+
+async def _lay_coverage(connection: Connection, series_id: int, covered: Sequence[Covered]) -> None:
+    stated = lay([], covered)
+    for run in merge(one.range for one in stated):
+        # Rows that overlap or touch the new statements may grow together with them.
+        wider = TimeRange(run.start_ms - 1, run.end_ms + 1)
+        (known,) = await connection.fetch(_COVERAGE, series_id, *wider)
+        old = _covered(known)
+        new = lay(old, [one for one in stated if not one.range.clip(run).is_empty])
+        if new != old:
+            await connection.execute(_DELETE_COVERAGE, series_id, new[0].start_ms, wider.end_ms)
+            await connection.execute(_INSERT_COVERAGE, series_id, *zip(*new, strict=True))
+
+
+def _bars(row: Record, newest: bool) -> list[Bar]:
+    columns = row[:6]
+    if columns[0] is None:
+        return []
+    bars = list(zip(*columns, strict=True))
+    if newest:
+        bars.reverse()
+    return bars
+
+
+def _covered(row: Any, span: TimeRange | None = None) -> list[Covered]:
+    starts, ends, reasons = row
+    known = [
+        Covered(start_ms, end_ms, Reason(reason))
+        for start_ms, end_ms, reason in zip(starts or (), ends or (), reasons or (), strict=True)
+    ]
+    return known if span is None else [one.clip(span) for one in known]

@@ -1,0 +1,104 @@
+"""Series and instruments as rows: found by a digest of their name, made when something is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+from marketd.domain.instrument import Instrument, Series
+from marketd.domain.timeframe import Timeframe
+from marketd.storage.postgres.connection import Connection
+
+_FIND = {
+    "series": "SELECT id FROM series WHERE digest = $1",
+    "instrument": "SELECT id FROM instrument WHERE digest = $1",
+}
+_MAKE = {
+    "series": """
+        INSERT INTO series (digest, market, provider, symbol, timeframe, variant)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
+    """,
+    "instrument": """
+        INSERT INTO instrument (digest, market, provider, symbol)
+        VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
+    """,
+}
+# In one order, so that two that lock several never wait for each other.
+_LOCK_SERIES = "SELECT id FROM series WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"
+_LOCK_MAKING = "LOCK TABLE series IN SHARE ROW EXCLUSIVE MODE"
+_ALL_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series ORDER BY id"
+_ALL_INSTRUMENTS = "SELECT id FROM instrument ORDER BY id"
+
+
+class Ids:
+    """The row number of every series and instrument met so far; none of them ever changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Series | Instrument, int] = {}
+
+    async def find(self, connection: Connection, what: Series | Instrument) -> int | None:
+        """The row of `what`; None if nothing of it was ever stored."""
+        known = self._known.get(what)
+        if known is None:
+            known = await connection.fetchval(_FIND[_table(what)], _digest(what))
+            if known is not None:
+                self._known[what] = known
+        return known
+
+    async def ensure(self, connection: Connection, what: Series | Instrument) -> int:
+        """The row of `what`, made if need be. Not kept: the caller's transaction may be undone."""
+        known = self._known.get(what)
+        if known is None:
+            await connection.execute(_MAKE[_table(what)], _digest(what), *_parts(what))
+            known = await connection.fetchval(_FIND[_table(what)], _digest(what))
+            assert known is not None  # noqa: S101 - written in this very transaction
+        return known
+
+    def keep(self, ids: Iterable[tuple[Series | Instrument, int]]) -> None:
+        """Remembers rows whose making is committed."""
+        self._known.update(ids)
+
+
+async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dict[Series, int]:
+    """The rows of these series, made if need be, for this transaction alone to write to."""
+    rows: dict[Series, int] = {}
+    is_making = False
+    for series in group:
+        if series in rows:
+            continue
+        known = await ids.find(connection, series)
+        if known is None and not is_making:
+            # One at a time, since two might make the same ones in opposite orders.
+            is_making = True
+            await connection.execute(_LOCK_MAKING)
+        rows[series] = await ids.ensure(connection, series) if known is None else known
+    await connection.execute(_LOCK_SERIES, list(rows.values()))
+    return rows
+
+
+async def all_series(connection: Connection) -> list[Series]:
+    """Every series, in the order in which they were made."""
+    return [
+        Series(Instrument(*row[:3]), Timeframe.parse(row[3]), row[4])
+        for row in await connection.fetch(_ALL_SERIES)
+    ]
+
+
+async def all_instruments(connection: Connection) -> list[int]:
+    """The rows of every instrument."""
+    return [row[0] for row in await connection.fetch(_ALL_INSTRUMENTS)]
+
+
+def _table(what: Series | Instrument) -> str:
+    return "series" if isinstance(what, Series) else "instrument"
+
+
+def _parts(what: Series | Instrument) -> Sequence[str]:
+    if isinstance(what, Instrument):
+        return (what.market, what.provider, what.symbol)
+    return (*_parts(what.instrument), str(what.timeframe), what.variant)
+
+
+def _digest(what: Series | Instrument) -> bytes:
+    return blake2b(json.dumps(_parts(what)).encode(), digest_size=16).digest()

@@ -1,0 +1,110 @@
+"""The PostgreSQL schema as its history: migrations run forward only, each once, in order."""
+
+from __future__ import annotations
+
+from marketd.domain.errors import StorageFailed
+from marketd.storage.postgres.connection import Connection
+
+# A series and an instrument are found by a digest of their name, since a name may be longer than an
+# index takes. There are no foreign keys: they would be looked up again for every bar, and a series is
+# found or made in the transaction that names it.
+MIGRATIONS = (
+    """
+    CREATE TABLE series (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        digest BYTEA NOT NULL UNIQUE,
+        market TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        symbol TEXT NOT NULL,
+        timeframe TEXT NOT NULL,
+        variant TEXT NOT NULL
+    );
+    CREATE TABLE bar (
+        series BIGINT NOT NULL,
+        t BIGINT NOT NULL,
+        open DOUBLE PRECISION,
+        high DOUBLE PRECISION,
+        low DOUBLE PRECISION,
+        close DOUBLE PRECISION,
+        volume DOUBLE PRECISION,
+        rev INTEGER NOT NULL DEFAULT 0,
+        revised_at BIGINT,
+        PRIMARY KEY (series, t)
+    );
+    CREATE TABLE coverage (
+        series BIGINT NOT NULL,
+        range_start BIGINT NOT NULL,
+        range_end BIGINT NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (series, range_start)
+    );
+    CREATE TABLE rollup (
+        series BIGINT NOT NULL,
+        timeframe TEXT NOT NULL,
+        t BIGINT NOT NULL,
+        open DOUBLE PRECISION,
+        high DOUBLE PRECISION,
+        low DOUBLE PRECISION,
+        close DOUBLE PRECISION,
+        volume DOUBLE PRECISION,
+        PRIMARY KEY (series, timeframe, t)
+    );
+    CREATE TABLE fresh (
+        series BIGINT NOT NULL,
+        kept TEXT NOT NULL,
+        range_start BIGINT NOT NULL,
+        range_end BIGINT NOT NULL,
+        claim BIGINT,
+        PRIMARY KEY (series, kept, range_start)
+    );
+    CREATE TABLE instrument (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        digest BYTEA NOT NULL UNIQUE,
+        market TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        symbol TEXT NOT NULL
+    );
+    CREATE TABLE tick (
+        instrument BIGINT NOT NULL,
+        t BIGINT NOT NULL,
+        digest BYTEA NOT NULL,
+        place BIGINT GENERATED ALWAYS AS IDENTITY,
+        price DOUBLE PRECISION NOT NULL,
+        size DOUBLE PRECISION NOT NULL,
+        side TEXT NOT NULL,
+        id TEXT NOT NULL,
+        PRIMARY KEY (instrument, t, digest)
+    );
+    CREATE TABLE job (
+        id TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        state TEXT NOT NULL,
+        body TEXT NOT NULL,
+        created_ms BIGINT NOT NULL,
+        updated_ms BIGINT NOT NULL
+    );
+    """,
+)
+# Any number that no other program takes for its own lock in the same database.
+_LOCK = 0x6D61726B657464
+
+
+async def migrate(connection: Connection) -> None:
+    """Brings the schema up to date, whole or not at all. Of several that ask at once one does it.
+
+    To be called in a transaction; the others wait until it has ended.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=None)
+    await connection.execute("CREATE TABLE IF NOT EXISTS marketd_schema (version INTEGER NOT NULL)")
+    version = await connection.fetchval("SELECT version FROM marketd_schema") or 0
+    if version > len(MIGRATIONS):
+        raise StorageFailed(
+            f"The database has schema {version}, made by a newer marketd; "
+            f"this one knows schemas up to {len(MIGRATIONS)}. "
+            "Upgrade marketd, or choose another database with [storage] url."
+        )
+    for script in MIGRATIONS[version:]:
+        await connection.execute(script, timeout=None)
+    if version < len(MIGRATIONS):
+        await connection.execute("DELETE FROM marketd_schema")
+        await connection.execute("INSERT INTO marketd_schema VALUES ($1)", len(MIGRATIONS))

@@ -1,0 +1,292 @@
+"""The PostgreSQL store: writes grouped into durable transactions, reads beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.coverage import Covered
+from marketd.domain.errors import StorageFailed
+from marketd.domain.instrument import Instrument, Series
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
+from marketd.storage.base import Job, Storage, Stored, StoredBars
+from marketd.storage.postgres import bars as bar_rows
+from marketd.storage.postgres import names
+from marketd.storage.postgres import ticks as tick_rows
+from marketd.storage.postgres.aggregates import Asked, Rollups
+from marketd.storage.postgres.connection import (
+    FAILURES,
+    Connection,
+    Connections,
+    is_away,
+    reason,
+)
+from marketd.storage.postgres.opening import prepare
+from marketd.storage.postgres.timescale import Views
+
+log = logging.getLogger(__name__)
+
+# One transaction takes the writes that are waiting, up to this many: one flush to disk for all.
+_GROUP = 500
+_CLOSE_S = 5.0
+# How often views are looked after; the database's own policies come as often.
+_REFRESH_S = 600.0
+
+_PROBE = "UPDATE marketd_schema SET version = version"
+_SAVE_JOB = """
+    INSERT INTO job (id, kind, state, body, created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, state = excluded.state, body = excluded.body,
+        created_ms = excluded.created_ms, updated_ms = excluded.updated_ms
+"""
+_JOBS = """
+    SELECT id, kind, state, body, created_ms, updated_ms FROM job
+    WHERE kind = $1 ORDER BY created_ms, id COLLATE "C"
+"""
+_DELETE_JOB = "DELETE FROM job WHERE id = $1"
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """One call of `store`, and what comes of it."""
+
+    series: Series
+    bars: Sequence[Bar]
+    covered: Sequence[Covered]
+    at_ms: int
+    outcome: asyncio.Future[Stored]
+
+
+class PostgresStorage(Storage):
+    """Everything in one schema of a PostgreSQL database, plain or with TimescaleDB."""
+
+    def __init__(self, url: str, *, connections: int = 4, patience_s: float = 10.0) -> None:
+        super().__init__()
+        self._url = url
+        self._most = connections
+        self._patience_s = patience_s
+        self._changing = asyncio.Lock()
+        self._connections: Connections | None = None
+        self._ids = names.Ids()
+        self._waiting: deque[_Write] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._aggregates: Rollups
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        async with self._changing:
+            connections = await Connections.open(self._url, most=self._most, patience_s=self._patience_s)
+            try:
+                found = await prepare(connections)
+            except BaseException:
+                connections.terminate()
+                raise
+            self.lacks = found.lacks
+            self._ids = names.Ids()
+            self._connections = connections
+            if found.schema:
+                self._aggregates = Views(connections, found.schema)
+                self._refreshing = asyncio.create_task(self._keep_fresh())
+            else:
+                self._aggregates = Rollups(connections)
+
+    async def close(self) -> None:
+        async with self._changing:
+            connections, self._connections = self._connections, None
+            if connections is None:
+                return
+            try:
+                await self._end_tasks(connections)
+            except FAILURES:
+                # It is away, or so slow that what is under way is given up; whoever waits is told.
+                connections.terminate()
+            except BaseException:
+                connections.terminate()
+                raise
+
+    async def _end_tasks(self, connections: Connections) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+            self._refreshing = None
+        async with asyncio.timeout(_CLOSE_S):
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+            await connections.close()
+
+    async def probe(self) -> None:
+        async with self._work("written") as connection:
+            await connection.execute(_PROBE)
+        self.fault = ""
+
+    async def store(
+        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
+    ) -> Stored:
+        connections = self._opened()
+        outcome: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Write(series, bars, covered, at_ms, outcome))
+        # Whichever call comes first writes for all that wait, in a task that no caller can cancel.
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_waiting(connections))
+        return await outcome
+
+    async def read(
+        self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> StoredBars:
+        async with self._work("read") as connection:
+            series_id = await self._ids.find(connection, series)
+            if series_id is None or span.is_empty:
+                return StoredBars([], [])
+            return await bar_rows.read(connection, series_id, span, limit=limit, newest=newest)
+
+    async def series_list(self) -> list[Series]:
+        async with self._work("read") as connection:
+            return await names.all_series(connection)
+
+    async def aggregate(
+        self, base: Series, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Bar]:
+        self._opened()
+        with self._saying("read"):
+            async with self._work("read") as connection:
+                series_id = await self._ids.find(connection, base)
+            if series_id is None:
+                return []
+            asked = Asked(series_id, base.timeframe, timeframe)
+            return await self._aggregates.aggregate(asked, span, limit=limit, newest=newest)
+
+    async def refresh(self, base: Series | None = None, span: TimeRange | None = None) -> int:
+        async with self._work("read") as connection:
+            series = [base] if base is not None else await names.all_series(connection)
+            ids = [(await self._ids.find(connection, one), one.timeframe) for one in series]
+        rows = {series_id: timeframe for series_id, timeframe in ids if series_id is not None}
+        with self._saying("written"):
+            return await self._aggregates.refresh(rows, span or TimeRange(MIN_MS, MAX_MS))
+
+    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+        async with self._work("written") as connection:
+            async with connection.transaction():
+                instrument_id = await self._ids.ensure(connection, instrument)
+                new = await tick_rows.store(connection, instrument_id, ticks)
+            self._ids.keep([(instrument, instrument_id)])
+        self.fault = ""
+        return new
+
+    async def read_ticks(
+        self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
+    ) -> list[Tick]:
+        async with self._work("read") as connection:
+            instrument_id = await self._ids.find(connection, instrument)
+            if instrument_id is None:
+                return []
+            return await tick_rows.read(connection, instrument_id, span, limit=limit, newest=newest)
+
+    async def drop_ticks(self, before_ms: int) -> int:
+        total = 0
+        async with self._work("read") as connection:
+            instruments = await names.all_instruments(connection)
+        for instrument_id in instruments:
+            while True:
+                async with self._work("written") as connection:
+                    gone = await tick_rows.drop(connection, instrument_id, before_ms)
+                if gone == 0:
+                    break
+                total += gone
+        return total
+
+    async def save_job(self, job: Job) -> None:
+        async with self._work("written") as connection:
+            await connection.execute(_SAVE_JOB, *job)
+        self.fault = ""
+
+    async def jobs(self, kind: str) -> list[Job]:
+        async with self._work("read") as connection:
+            return [Job(*row) for row in await connection.fetch(_JOBS, kind)]
+
+    async def delete_job(self, job_id: str) -> None:
+        async with self._work("written") as connection:
+            await connection.execute(_DELETE_JOB, job_id)
+
+    def _opened(self) -> Connections:
+        if self._connections is None:
+            raise StorageFailed("The database is not open.")
+        return self._connections
+
+    @asynccontextmanager
+    async def _work(self, done: str) -> AsyncIterator[Connection]:
+        """A connection for something that is `read` or `written`, as StorageFailed will say."""
+        connections = self._opened()
+        with self._saying(done):
+            async with connections.one() as connection:
+                yield connection
+
+    @contextmanager
+    def _saying(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as error:
+            raise self._failed(done, error) from error
+
+    def _failed(self, done: str, error: BaseException) -> StorageFailed:
+        message = f"The database cannot be {done}: {reason(error)}."
+        if done == "written" and is_away(error):
+            self.fault = message
+        return StorageFailed(message)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            try:
+                await self.refresh()
+            except StorageFailed as error:
+                # What is out of date is computed meanwhile, and the next round makes up for it.
+                log.info("views not refreshed reason=%s", error.message)
+
+    async def _write_waiting(self, connections: Connections) -> None:
+        while self._waiting:
+            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), _GROUP))]
+            await self._write(connections, group)
+
+    async def _write(self, connections: Connections, group: Sequence[_Write]) -> None:
+        """Writes all of `group`; if that fails, each of them alone, so that only the faulty fail."""
+        try:
+            async with connections.one() as connection:
+                async with connection.transaction():
+                    rows = await names.lock(connection, self._ids, (write.series for write in group))
+                    results = [
+                        await bar_rows.store(
+                            connection, rows[write.series], write.bars, write.covered, write.at_ms
+                        )
+                        for write in group
+                    ]
+                self._ids.keep(rows.items())
+        except Exception as error:
+            if len(group) > 1 and not is_away(error):
+                for write in group:
+                    await self._write(connections, [write])
+                return
+            failure = self._failed("written", error)
+            failure.__cause__ = error
+            for write in group:
+                # A server that goes away may have committed before: whoever keeps answers looks again.
+                if is_away(error):
+                    self._tell_of(write)
+                if not write.outcome.done():
+                    write.outcome.set_exception(failure)
+        else:
+            self.fault = ""
+            for write, stored in zip(group, results, strict=True):
+                if stored.inserted or stored.revised:
+                    self._tell_of(write)
+                if not write.outcome.done():
+                    write.outcome.set_result(stored)
+
+    def _tell_of(self, write: _Write) -> None:
+        """Tells the listeners which bars a write has changed."""
+        if write.bars:
+            self._tell(write.series, TimeRange(write.bars[0][0], write.bars[-1][0] + 1))
