@@ -143,7 +143,7 @@ class Provider:
     @property
     def streams_bars(self) -> bool:
         """True if the plugin pushes bars; if not, they are polled."""
-        return isinstance(self.plugin, BarStreams)
+        return "bar_stream" in self.features
 
     @property
     def rate_limit(self) -> RateLimit | None:
