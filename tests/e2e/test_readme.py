@@ -37,17 +37,22 @@ async def run(*command: str) -> str:
 
 async def test_the_curl_commands(launch: Launch) -> None:
     daemon = await launch(SIM)
-    commands = re.findall(r"^curl .*$", "\n".join(blocks("sh")), re.MULTILINE)
-    assert len(commands) == 2
-    # Only the addresses are taken from them: a machine that runs the tests need not have curl.
+    commands = re.findall(r"^curl (?:.*\\\n)*.*$", "\n".join(blocks("sh")), re.MULTILINE)
+    assert len(commands) == 3
+    # Only what they ask is taken from them: a machine that runs the tests need not have curl.
     async with aiohttp.ClientSession() as session:
         answers = []
         for command in commands:
-            _, address = shlex.split(at(command, daemon.url))
-            async with session.get(address) as response:
+            _, address, *options = shlex.split(at(command, daemon.url))
+            headers = dict([options[1].split(": ")]) if options else None
+            body = options[3] if options else None
+            method = "POST" if options else "GET"
+            async with session.request(method, address, headers=headers, data=body) as response:
+                assert response.ok
                 answers.append(await response.json())
     assert answers[0]["markets"]
     assert len(answers[1]["bars"]) == 100
+    assert answers[2]["state"] in ("pending", "running")
 
 
 async def test_the_websocket_client(launch: Launch) -> None:
