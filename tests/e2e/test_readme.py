@@ -43,7 +43,7 @@ async def test_the_curl_commands(launch: Launch) -> None:
     async with aiohttp.ClientSession() as session:
         answers = []
         for command in commands:
-            _, address, *options = shlex.split(at(command, daemon.url))
+            _, address, *options = shlex.split(at(command, daemon.url).replace("\\\n", ""))
             headers = dict([options[1].split(": ")]) if options else None
             body = options[3] if options else None
             method = "POST" if options else "GET"
