@@ -20,7 +20,7 @@ from soak.pages import WRITERS, Pages, found
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_MOST_WORDS = 30
+_MOST_WORDS = 20
 _LONGEST_PAUSE_S = 0.02  # several transactions
 
 
