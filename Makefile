@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 NPM    := tests/servers/timescale
 CONFIG := $(if $(wildcard config.toml),-c config.toml)
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench soak clean
 
 run: $(VENV)/.run  ## set up and start the daemon
 	$(BIN)/marketd serve $(CONFIG)
@@ -23,8 +23,11 @@ check: $(VENV)/.dev  ## format, lint, types, imports
 bench: $(VENV)/.bench  ## measure against the performance budget
 	$(BIN)/python -m bench
 
+soak: $(VENV)/.dev  ## kill a writing store 500 times
+	$(BIN)/python -m soak
+
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) $(NPM)/node_modules build dist *.egg-info contrib_plugins/*/*.egg-info .bench .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(NPM)/node_modules build dist *.egg-info contrib_plugins/*/*.egg-info .bench .soak .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,0 +1,1 @@
+"""marketd killed again and again: `make soak`, or `python -m soak --help`."""
