@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from house import START, House, M
 from scripted import INSTRUMENT, MINUTE, bar
+from servers.postgres import PostgresServer
 from test_cli import run
 
 from marketd.cli import main
@@ -33,11 +34,12 @@ HEADING = "timestamp_ms,open,high,low,close,volume"
 class Shell:
     """Commands on one database that no daemon has open."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str = "") -> None:
         self.folder = folder
         self.database = folder / "marketd.db"
         self.config = folder / "store.toml"
-        self.config.write_text(f'[storage]\nurl = "sqlite:///{self.database}"\n', encoding="utf-8")
+        url = url or f"sqlite:///{self.database}"
+        self.config.write_text(f'[storage]\nurl = "{url}"\n', encoding="utf-8")
 
     def __call__(self, *arguments: object, code: int = 0) -> Result:
         words = [str(argument) for argument in arguments]
@@ -419,3 +421,46 @@ def test_a_backup_where_nothing_can_be_written_is_told(shell: Shell) -> None:
     shell.take(minute(0))
     refusal = shell("backup", shell.folder / "no" / "folder" / "b.db", code=1).stderr
     assert "cannot be made: No such file or directory." in refusal
+
+
+# A database server
+
+
+def test_bars_go_into_a_database_server_and_come_out_the_same(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    shell = Shell(tmp_path, postgres_server.url())
+    odd = [minute(0), f"{START + M},0.1,,-Infinity,NaN,1e-300", minute(7, 1 / 3)]
+    assert shell.take(*odd).stdout == "bars.csv: 3 bars: 3 new\n"
+    assert shell.take(*odd).stdout == "bars.csv: 3 bars, nothing new\n"
+    assert shell.bars() == odd
+    assert not shell.database.exists()
+
+
+def test_a_database_server_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, "postgresql://me:secret@127.0.0.1:1/bars")
+    for refusal in (shell.take(minute(0), code=1).stderr, shell("export", "-", code=1).stderr):
+        assert "Nothing answers at 127.0.0.1:1. Start PostgreSQL there" in refusal
+        assert "secret" not in refusal
+
+
+@pytest.mark.parametrize(
+    ("command", "tool"),
+    [
+        (("check",), "pg_amcheck"),
+        (("backup", "copy"), "pg_dump"),
+        (("restore", "bars.csv"), "pg_restore"),
+        (("profile-queries",), "pg_stat_statements"),
+    ],
+)
+def test_a_database_server_is_looked_after_with_its_own_tools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], tool: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = Shell(tmp_path, "postgresql://me:secret@127.0.0.1:1/bars")
+    shell.file(minute(0))
+    refusal = shell(*command, code=1).stderr
+    assert tool in refusal
+    assert refusal.count("\n") == 1
+    assert "secret" not in refusal
+    assert not (tmp_path / "copy").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from marketd.cli.arguments import config_option
-from marketd.cli.store import configured, opened, run
+from marketd.cli.store import configured, database_file, opened, run
 from marketd.cli.text import table
 
 
@@ -27,6 +27,11 @@ def profile_queries(context: click.Context, path: Path | None) -> None:
     from marketd.storage.base import QueryPlan
 
     config = configured(path)
+    database_file(
+        config,
+        "PostgreSQL measures its statements itself: "
+        "make the extension pg_stat_statements and look at the view of that name.",
+    )
 
     async def work() -> list[QueryPlan]:
         async with opened(config) as store:

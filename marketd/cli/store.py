@@ -1,4 +1,7 @@
-"""The store as a command finds it: that of the daemon that runs, or the database itself."""
+"""The store as a command finds it: that of the daemon that runs, or the database itself.
+
+A database server lets several in: there it is always the database itself.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from marketd.domain.coverage import Covered
     from marketd.domain.instrument import Series
     from marketd.domain.timerange import TimeRange
-    from marketd.storage.base import Checkup, QueryPlan, Stored, StoredBars
+    from marketd.storage.base import Checkup, QueryPlan, Storage, Stored, StoredBars
 
 T = TypeVar("T")
 
@@ -66,23 +69,37 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
         raise click.ClickException(error.message) from error
 
 
+def database_file(config: Config, otherwise: str) -> Path:
+    """The database file; where there is a server instead the command ends and says `otherwise`."""
+    if config.storage.is_postgres:
+        raise click.ClickException(otherwise)
+    return config.storage.sqlite_path
+
+
 @asynccontextmanager
 async def opened(config: Config, *, make: bool = False) -> AsyncIterator[Store]:
     """The store of the running daemon, or the database itself where none runs.
 
     Raises StorageFailed where there is no database, unless it is to be made.
     """
-    from marketd.storage.sqlite import SQLiteStorage
-
-    database = config.storage.sqlite_path
     async with AsyncExitStack() as stack:
-        store: Store | None = await _daemons(stack, database, make=make)
-        if store is None:
+        storage: Storage
+        if config.storage.is_postgres:
+            from marketd.storage.postgres import PostgresStorage
+
+            storage = PostgresStorage(config.storage.url)
+        else:
+            from marketd.storage.sqlite import SQLiteStorage
+
+            database = config.storage.sqlite_path
+            store = await _daemons(stack, database, make=make)
+            if store is not None:
+                yield store
+                return
             storage = SQLiteStorage(database)
-            await storage.open()
-            stack.push_async_callback(storage.close)
-            store = storage
-        yield store
+        await storage.open()
+        stack.push_async_callback(storage.close)
+        yield storage
 
 
 async def inspected(

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from marketd.cli.arguments import config_option
-from marketd.cli.store import configured, inspected, run
+from marketd.cli.store import configured, database_file, inspected, run
+
+_BY_SERVER = "PostgreSQL has tools of its own for this: "
 
 
 @click.command()
@@ -25,7 +27,9 @@ def check(path: Path | None) -> None:
     from marketd.storage.sqlite import checkup
 
     config = configured(path)
-    database = config.storage.sqlite_path
+    database = database_file(
+        config, f"{_BY_SERVER}pg_amcheck says whether what is stored in a database is sound."
+    )
     found = run(lambda: inspected(config, lambda store: store.check(), checkup.check))
     click.echo(f"{database}: {', '.join(found.facts)}")
     for problem in found.problems:
@@ -54,6 +58,7 @@ def backup(file: Path, force: bool, path: Path | None) -> None:
     from marketd.storage.sqlite import upkeep
 
     config = configured(path)
+    database_file(config, f"{_BY_SERVER}pg_dump copies a database, also while the daemon runs.")
     target = file.absolute()
     run(
         lambda: inspected(
@@ -80,7 +85,9 @@ def restore(file: Path, path: Path | None) -> None:
     from marketd.domain.errors import StorageFailed
     from marketd.storage.sqlite import checkup, upkeep
 
-    database = configured(path).storage.sqlite_path
+    database = database_file(
+        configured(path), f"{_BY_SERVER}pg_restore puts back what pg_dump copied, the daemon stopped."
+    )
 
     async def work() -> Path | None:
         found = await upkeep.apart(lambda stop: checkup.check(file, stop, still=True))

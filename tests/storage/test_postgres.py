@@ -215,6 +215,7 @@ async def test_a_server_that_is_away_fails_at_once_and_is_used_again_when_it_is_
             for _ in range(3):
                 with pytest.raises(StorageFailed, match="cannot be read"):
                     await bars(storage)
+                assert "cannot be read" in storage.fault
                 with pytest.raises(StorageFailed, match="cannot be written"):
                     await put(storage, 1)
             with pytest.raises(StorageFailed):

@@ -234,7 +234,8 @@ class PostgresStorage(Storage):
 
     def _failed(self, done: str, error: BaseException) -> StorageFailed:
         message = f"The database cannot be {done}: {reason(error)}."
-        if done == "written" and is_away(error):
+        # Who cannot read may wait with what there is to write, so that no write would find this out.
+        if is_away(error):
             self.fault = message
         return StorageFailed(message)
 
