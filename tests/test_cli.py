@@ -58,7 +58,10 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    *arguments: str, env: Mapping[str, str] | None = None, out: int = asyncio.subprocess.PIPE
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    out: int = asyncio.subprocess.PIPE,
+    err: int = asyncio.subprocess.PIPE,
 ) -> AsyncIterator[Running]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -66,7 +69,7 @@ async def running(
         "marketd",
         *arguments,
         stdout=out,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=err,
         env={**CLEAN, **(env or {})},
     )
     try:

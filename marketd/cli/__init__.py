@@ -9,6 +9,7 @@ import click
 
 from marketd import __version__
 from marketd.cli.aggregates import aggregates
+from marketd.cli.backfill import backfill
 from marketd.cli.bars import bars
 from marketd.cli.check_config import check_config
 from marketd.cli.export import export
@@ -40,6 +41,7 @@ for _command in (
     plugins,
     bars,
     tail,
+    backfill,
     import_bars,
     export,
     check,

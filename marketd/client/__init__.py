@@ -13,6 +13,7 @@ Bars are the plain tuples of `marketd.domain.bar`. A time is epoch milliseconds,
 """
 
 from marketd.client.answers import (
+    Backfill,
     Bars,
     BarUpdate,
     Gap,
@@ -28,6 +29,7 @@ from marketd.client.errors import MarketdClientError
 
 __all__ = [
     "DEFAULT_URL",
+    "Backfill",
     "BarUpdate",
     "Bars",
     "Gap",

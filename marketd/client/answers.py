@@ -63,6 +63,43 @@ class Refreshed:
 
 
 @dataclass(frozen=True, slots=True)
+class Backfill:
+    """How a backfill of `[since_ms, before_ms)` stands.
+
+    `state` is `pending`, `running`, `paused`, `done`, `failed` or `cancelled`; `message` says why it
+    failed or what it waits for. `progress` goes from 0 to 1. `bars` counts what was fetched since it
+    last began, of which `new` were not stored and `revised` have changed; `refused` ranges cannot be
+    right. `eta_s` is None where nobody can tell.
+    """
+
+    id: str
+    state: str
+    message: str
+    market: str
+    provider: str
+    symbol: str
+    timeframe: str
+    params: Mapping[str, str]
+    since_ms: int
+    before_ms: int
+    repair: bool
+    created_ms: int
+    updated_ms: int
+    progress: float
+    eta_s: float | None
+    bars_per_s: float
+    bars: int
+    new: int
+    revised: int
+    refused: int
+
+    @property
+    def has_ended(self) -> bool:
+        """It does nothing more, unless it is resumed."""
+        return self.state in ("done", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Closed bars of the past; if they are not `complete`, Gap events follow."""
 
@@ -105,6 +142,32 @@ def bars_of(rows: Iterable[Sequence[Any]]) -> list[Bar]:
 def gap_of(symbol: str, body: Mapping[str, Any]) -> Gap:
     """A gap as answers and messages have it."""
     return Gap(symbol, body["start"], body["end"], body["reason"])
+
+
+def backfill_of(body: Mapping[str, Any]) -> Backfill:
+    """A backfill as answers have it."""
+    return Backfill(
+        id=body["id"],
+        state=body["state"],
+        message=body["message"],
+        market=body["market"],
+        provider=body["provider"],
+        symbol=body["symbol"],
+        timeframe=body["timeframe"],
+        params=body["params"],
+        since_ms=body["since"],
+        before_ms=body["before"],
+        repair=body["repair"],
+        created_ms=body["created"],
+        updated_ms=body["updated"],
+        progress=body["progress"],
+        eta_s=body["eta_seconds"],
+        bars_per_s=body["bars_per_second"],
+        bars=body["bars"],
+        new=body["new"],
+        revised=body["revised"],
+        refused=body["refused"],
+    )
 
 
 def time_text(time: Time) -> str:

@@ -10,12 +10,14 @@ import aiohttp
 import orjson
 
 from marketd.client.answers import (
+    Backfill,
     Bars,
     Gap,
     ProviderInfo,
     Refreshed,
     StreamEvent,
     Time,
+    backfill_of,
     bars_of,
     gap_of,
     time_text,
@@ -26,6 +28,7 @@ from marketd.domain.instrument import SymbolInfo
 
 DEFAULT_URL = "http://127.0.0.1:8710"
 _TIMEOUT_S = 60.0
+_BACKFILLS = "/api/v1/backfills"
 
 
 class MarketdClient:
@@ -234,6 +237,62 @@ class MarketdClient:
         given = {key: time_text(value) for key, value in question.items() if value is not None}
         body = await self._ask("POST", "/api/v1/aggregates/refresh", json=given)
         return Refreshed(body["buckets"], body["complete"])
+
+    async def begin_backfill(
+        self,
+        market: str,
+        provider: str,
+        symbol: str,
+        timeframe: str,
+        *,
+        since: Time,
+        before: Time | None = None,
+        repair: bool = False,
+        params: Mapping[str, str] | None = None,
+    ) -> Backfill:
+        """Has the daemon fetch what is not known from `since` up to `before` (now), the newest first.
+
+        It goes on without the client, and after a restart. With `repair` what is stored is fetched too.
+
+        Example:
+            one = await marketd.begin_backfill("crypto", "sim", "BTC/USD", "1m", since=1_577_836_800_000)
+            while not one.has_ended:
+                await asyncio.sleep(1)
+                one = await marketd.backfill(one.id)
+        """
+        wanted: dict[str, Any] = {
+            "market": market,
+            "provider": provider,
+            "symbol": symbol,
+            "timeframe": timeframe,
+            "since": time_text(since),
+            "repair": repair,
+            "params": params or {},
+        }
+        if before is not None:
+            wanted["before"] = time_text(before)
+        return backfill_of(await self._ask("POST", _BACKFILLS, json=wanted))
+
+    async def backfills(self) -> list[Backfill]:
+        """Every backfill that the daemon keeps, the oldest first."""
+        body = await self._get(_BACKFILLS, {})
+        return list(map(backfill_of, body["backfills"]))
+
+    async def backfill(self, backfill_id: str) -> Backfill:
+        """How one stands."""
+        return backfill_of(await self._get(f"{_BACKFILLS}/{backfill_id}", {}))
+
+    async def cancel_backfill(self, backfill_id: str) -> Backfill:
+        """Cancels one that has not ended, and forgets one that has; what it has stored stays."""
+        return backfill_of(await self._ask("DELETE", f"{_BACKFILLS}/{backfill_id}"))
+
+    async def pause_backfill(self, backfill_id: str) -> Backfill:
+        """Stops one until it is resumed, also over a restart."""
+        return backfill_of(await self._ask("POST", f"{_BACKFILLS}/{backfill_id}/pause"))
+
+    async def resume_backfill(self, backfill_id: str) -> Backfill:
+        """Goes on with one that is paused, failed or cancelled."""
+        return backfill_of(await self._ask("POST", f"{_BACKFILLS}/{backfill_id}/resume"))
 
     def stream(
         self,
