@@ -84,6 +84,16 @@ MIGRATIONS = (
         updated_ms BIGINT NOT NULL
     );
     """,
+    # What is known of an instrument's trades. Those stored before there was this prove nothing.
+    """
+    CREATE TABLE tick_coverage (
+        instrument BIGINT NOT NULL,
+        range_start BIGINT NOT NULL,
+        range_end BIGINT NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (instrument, range_start)
+    );
+    """,
 )
 # Any number that no other program takes for its own lock in the same database.
 _LOCK = 0x6D61726B657464
