@@ -84,7 +84,16 @@ class QueryPlan(NamedTuple):
     took_ms: float | None
 
 
-Changed: TypeAlias = Callable[[Series, TimeRange], None]
+class Change(NamedTuple):
+    """Bars that are new or revised: all of them open in `span`. What they were revised to is in
+    `revised`, as far as it is known."""
+
+    series: Series
+    span: TimeRange
+    revised: Sequence[Revision]
+
+
+Changed: TypeAlias = Callable[[Change | None], None]
 
 
 class Storage(ABC):
@@ -100,16 +109,17 @@ class Storage(ABC):
         self._listeners: list[Changed] = []
 
     def listen(self, changed: Changed) -> None:
-        """Calls `changed` after every write that made or revised bars, before `store` returns.
+        """Calls `changed` with every write that made or revised bars, before `store` returns.
 
-        It is given the series and a range that all of these bars open in. It is called in the loop,
-        also for a write whose caller was cancelled.
+        Also with one whose caller was cancelled, and, soon after, with one of another process that
+        shares the database. None says that such may have been missed: any bar may have changed. It is
+        called in the loop; a change may be told twice.
         """
         self._listeners.append(changed)
 
-    def _tell(self, series: Series, span: TimeRange) -> None:
+    def _tell(self, change: Change | None) -> None:
         for changed in self._listeners:
-            changed(series, span)
+            changed(change)
 
     # Life
 

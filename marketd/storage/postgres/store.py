@@ -15,7 +15,7 @@ from marketd.domain.errors import MarketdError, StorageFailed, Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Job, Storage, Stored, StoredBars
+from marketd.storage.base import Change, Job, Revision, Storage, Stored, StoredBars
 from marketd.storage.postgres import bars as bar_rows
 from marketd.storage.postgres import names
 from marketd.storage.postgres import ticks as tick_rows
@@ -61,6 +61,10 @@ class _Write:
     at_ms: int
     fence: int | None
     outcome: asyncio.Future[Stored]
+
+    def change(self, revised: Sequence[Revision]) -> Change:
+        """What listeners are told of it."""
+        return Change(self.series, TimeRange(self.bars[0][0], self.bars[-1][0] + 1), revised)
 
 
 class PostgresStorage(Storage):
@@ -298,19 +302,14 @@ class PostgresStorage(Storage):
                 failure.__cause__ = error
             for write in group:
                 # A server that goes away may have committed before: whoever keeps answers looks again.
-                if is_away(error):
-                    self._tell_of(write)
+                if is_away(error) and write.bars:
+                    self._tell(write.change([]))
                 if not write.outcome.done():
                     write.outcome.set_exception(failure)
         else:
             self.fault = ""
             for write, stored in zip(group, results, strict=True):
                 if stored.inserted or stored.revised:
-                    self._tell_of(write)
+                    self._tell(write.change(stored.revised))
                 if not write.outcome.done():
                     write.outcome.set_result(stored)
-
-    def _tell_of(self, write: _Write) -> None:
-        """Tells the listeners which bars a write has changed."""
-        if write.bars:
-            self._tell(write.series, TimeRange(write.bars[0][0], write.bars[-1][0] + 1))

@@ -21,7 +21,7 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Checkup, Job, QueryPlan, Storage, Stored, StoredBars
+from marketd.storage.base import Change, Checkup, Job, QueryPlan, Storage, Stored, StoredBars
 from marketd.storage.sqlite import bars as bar_rows
 from marketd.storage.sqlite import jobs as job_rows
 from marketd.storage.sqlite import rollups
@@ -91,7 +91,7 @@ class SQLiteStorage(Storage):
     ) -> Stored:
         def tell(stored: Stored) -> None:
             if stored.inserted or stored.revised:
-                self._tell(series, TimeRange(bars[0][0], bars[-1][0] + 1))
+                self._tell(Change(series, TimeRange(bars[0][0], bars[-1][0] + 1), stored.revised))
 
         return await self._write(
             lambda connection: bar_rows.store(connection, self._ids, series, bars, covered, at_ms), tell
