@@ -120,6 +120,8 @@ class Storage(ABC):
         """Sentences that say what this database does without, known once it is open."""
         self.fault = ""
         """Why writing fails at present, in a sentence; empty while it works. Reading may still work."""
+        self.identity = ""
+        """Tells this database from any other, once it is open; empty if it is for one process alone."""
         self._listeners: list[Changed] = []
 
     def listen(self, changed: Changed) -> None:
@@ -156,7 +158,13 @@ class Storage(ABC):
 
     @abstractmethod
     async def store(
-        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
+        self,
+        series: Series,
+        bars: Sequence[Bar],
+        covered: Sequence[Covered],
+        *,
+        at_ms: int,
+        fence: int | None = None,
     ) -> Stored:
         """Upserts `bars` and lays `covered` (oldest first) over the coverage, in one transaction.
 
@@ -164,7 +172,8 @@ class Storage(ABC):
         that differs replaces the old one as its next revision, changed at `at_ms`. `bars` ascends and
         is valid. Coverage becomes what `domain.coverage.lay` says: the newest statement wins, but what
         is no proof never replaces a proof. A caller that is cancelled does not learn the outcome, but
-        there is one: all or none.
+        there is one: all or none. With a `fence`, which is of `lead`, it raises Superseded and changes
+        nothing once there is a later one.
         """
 
     @abstractmethod
@@ -180,6 +189,13 @@ class Storage(ABC):
     @abstractmethod
     async def series_list(self) -> list[Series]:
         """Every series of which anything was ever stored, in the order of their first writes."""
+
+    async def lead(self, series: Series) -> int:
+        """Makes the caller the leader of a series: gives its fence, greater than any before.
+
+        When it returns no write with an earlier one is under way, and none will succeed.
+        """
+        raise Unsupported("A database file has one owner, and no leader.")
 
     # Bars computed ahead
 

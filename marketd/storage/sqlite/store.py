@@ -90,7 +90,13 @@ class SQLiteStorage(Storage):
         await self._write(empty)
 
     async def store(
-        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
+        self,
+        series: Series,
+        bars: Sequence[Bar],
+        covered: Sequence[Covered],
+        *,
+        at_ms: int,
+        fence: int | None = None,
     ) -> Stored:
         def tell(stored: Stored) -> None:
             if stored.inserted or stored.revised:
