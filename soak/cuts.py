@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from marketd.domain.errors import StorageFailed
 from marketd.storage.sqlite import SQLiteStorage
 from soak.disk import Disk
 from soak.pages import WRITERS, Page, Pages, found, page_of, series_of
@@ -102,10 +103,12 @@ def _lay_out(files: Mapping[str, bytes], folder: Path, chance: random.Random) ->
 async def _opened(path: Path) -> Pages:
     """Opens what is left; fails on anything that is not whole."""
     storage = SQLiteStorage(path)
-    await storage.open()
     try:
+        await storage.open()
         checkup = await storage.check()
         assert not checkup.problems, f"damaged: {checkup.problems}"
         return await found(storage)
+    except StorageFailed as error:
+        raise AssertionError(f"damaged: {error.message}") from error
     finally:
         await storage.close()
