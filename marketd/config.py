@@ -198,6 +198,11 @@ class StreamConfig:
     linger: Millis = setting(
         duration(least="0ms"), "10s", "How long a provider's stream is kept after its last client left."
     )
+    ring: int = setting(
+        whole(0, 100_000),
+        200,
+        "How many bars, corrections and gaps of each stream are kept for clients that come back.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

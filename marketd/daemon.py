@@ -143,6 +143,7 @@ class Daemon:
             metrics=self.metrics,
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
+            ring=config.stream.ring,
         )
         market = MarketService(self.loader, orchestrator)
         backfills = BackfillManager(
