@@ -133,7 +133,11 @@ class BarStreams(ABC):
 
     @abstractmethod
     def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
-        """Updates of one series from now on, ascending, until it is closed or raises."""
+        """Updates of one series from now on, ascending, until it is closed or raises.
+
+        Of the bars as they are without request parameters: those with parameters are polled. A closed
+        bar that the vendor corrects may come again, closed and with its new values, at any time.
+        """
 
 
 class TickStreams(ABC):

@@ -245,6 +245,16 @@ class TellsTradesOutOfOrder(Honest):
             yield [*batch, (batch[0][0] - 1, 1.0, 1.0, "sell", "")]
 
 
+class CorrectsItself(Honest):
+    """Closes a bar with a late trade missing, and tells it again with that."""
+
+    async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+        async for bar, closed in super().stream_bars(symbol, timeframe):
+            yield BarUpdate((*bar[:5], 0.5), closed)
+            if closed:
+                yield BarUpdate(bar, closed=True)
+
+
 class KnowsNoEndOfTrades(Honest):
     async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
         return await super().fetch_ticks(symbol, since, before + S, limit)
@@ -317,6 +327,14 @@ def test_a_plugin_that_gets_one_thing_wrong_passes_most_checks(cls: type[Honest]
         except AssertionError:
             failed.add(check)
     assert 1 <= len(failed) <= 9, failed
+
+
+def test_a_correction_of_a_closed_bar_is_nothing_wrong() -> None:
+    class Kit(HonestKit):
+        plugin_class = CorrectsItself
+
+    for check in checks(Kit):
+        getattr(Kit(), f"test_{check}")()
 
 
 def test_a_provider_without_streams_is_not_held_to_them() -> None:
