@@ -249,7 +249,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "upstream.timeout": ("20ms", timeout),
     "upstream.retries": ("1", retries),
     "upstream.symbols_ttl": ("1ms", symbols_ttl),
-    "backfill.depth": ("3d", depth),
+    "history.depth": ("3d", depth),
     "stream.heartbeat": ("50ms", heartbeat),
     "stream.outbox": ("64B", outbox),
     "stream.max_subscriptions": ("2", max_subscriptions),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from scripted import MINUTE, START, M, ScriptedPlugin, bar
@@ -246,6 +247,16 @@ async def test_a_provider_without_a_stream_is_polled(make_world: Make) -> None:
     assert (tuple(forming["bar"]), forming["closed"]) == (bar(10), False)
     world.clock.set(START + 11 * M + 1_001)
     assert await client.closed(1) == [bar(10)]
+
+
+async def test_bars_with_parameters_are_polled_since_a_stream_knows_of_none(make_world: Make) -> None:
+    world = make_world([*HISTORY, bar(10)], NOW)
+    adjusted = replace(world.feed.series, variant="adjustment=split")
+    world.feed = replace(world.feed, series=adjusted, params={"adjustment": "split"})
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    assert tuple((await client.next("bar"))["bar"]) == bar(10)
+    assert world.plugin.streams == 0
 
 
 async def test_a_bar_that_cannot_be_had_is_told_as_a_gap_and_passed(make_world: Make) -> None:
