@@ -150,6 +150,25 @@ class TickStreams(ABC):
         """Batches of one symbol's trades from now on, ascending, until it is closed or raises."""
 
 
+class TickHistory(ABC):
+    """The capability of telling past trades; `has_tick_history` as with streams.
+
+    `tick_page_limit` is the most trades that one `fetch_ticks` returns, which costs `page_cost`.
+    """
+
+    has_tick_history: bool = True
+    tick_page_limit: int = 1000
+
+    @abstractmethod
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        """The first `limit` trades with a time in `[since, before)`, ascending.
+
+        `limit` is at most `tick_page_limit`, and may cut through a millisecond: marketd asks on from
+        there. Fewer trades than `limit` is the provider's word that the range holds no more: raise
+        rather than return a part, and HistoryEnds where `since` lies before what the provider keeps.
+        """
+
+
 class MarketHours(ABC):
     """The capability of knowing, from a calendar, when there cannot be a trade."""
 
