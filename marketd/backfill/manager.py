@@ -178,7 +178,9 @@ class BackfillManager:
             running = self._metrics.backfills_running
             running.inc()
             try:
-                await self._fill(backfill)
+                feed = await self._insist(backfill, lambda: self._feeds.feed_of(backfill.wanted))
+                with feed.provider.lease():
+                    await self._fill(backfill, feed)
             except* MarketdError as failures:
                 error = _first(failures)
                 backfill.message = error.message
@@ -190,9 +192,8 @@ class BackfillManager:
                 running.dec()
         self._tasks.pop(backfill.id, None)
 
-    async def _fill(self, backfill: Backfill) -> None:
+    async def _fill(self, backfill: Backfill, feed: Feed) -> None:
         wanted = backfill.wanted
-        feed = await self._insist(backfill, lambda: self._feeds.feed_of(wanted))
         settled = TimeRange(feed.life.start_ms, min(feed.life.end_ms, feed.present().settled_end_ms))
         timeframe = feed.series.timeframe
         span = TimeRange(timeframe.floor(wanted.span.start_ms), timeframe.ceil(wanted.span.end_ms))

@@ -79,6 +79,10 @@ class SeriesWorker:
 
     async def run(self) -> None:
         """Follows until cancelled; when the provider fails, says so, waits and begins again."""
+        with self._feed.provider.lease():
+            await self._run()
+
+    async def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
             before_ms = self.next_ms
