@@ -8,11 +8,13 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
 
 from aiohttp import web
 
+from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
 from marketd.clock import Clock, SystemClock
@@ -45,8 +47,8 @@ _READY_BYTES = 32 << 20
 _PROBE_S = 1.0
 # How often, at the least, it is looked which providers nobody needs any more.
 _LOOK_S = 60.0
-# The sections whose changes count after a restart; those of providers count when they are read.
-_RESTARTED = ("server", "storage", "redis", "upstream", "backfill", "stream", "log")
+# What counts as soon as it is read again; a change of all else counts after a restart.
+_RELOADED = ("providers", "plugins_may_add")
 
 
 class Daemon:
@@ -132,7 +134,7 @@ class Daemon:
         for name in changed:
             self._answers.forget(name)
         log.info("configuration read again providers_changed=%s", ",".join(sorted(changed)) or "none")
-        for section in _RESTARTED:
+        for section in (one.name for one in fields(config) if one.name not in _RELOADED):
             if getattr(config, section) != getattr(self._config, section):
                 log.warning("a section has changed, which counts after a restart section=%s", section)
 
@@ -157,13 +159,15 @@ class Daemon:
             log.info("database %s", lack)
         self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self.loader.close)
+        if wrong := list(problems(config.backfill, self.loader)):
+            raise ConfigError("\n".join(wrong))
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
         history = History(storage, self.metrics)
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
-            depth_ms=config.backfill.depth,
+            depth_ms=config.history.depth,
         )
         subscriptions = SubscriptionService(
             history=orchestrator,
@@ -172,6 +176,7 @@ class Daemon:
             metrics=self.metrics,
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
+            ring=config.stream.ring,
         )
         market = MarketService(self.loader, orchestrator)
         backfills = BackfillManager(
@@ -182,6 +187,7 @@ class Daemon:
             supervisor=supervisor,
             clock=self._clock,
             metrics=self.metrics,
+            kept=config.backfill,
         )
         app = make_app(
             server=config.server,

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, contextmanager
 from operator import index
 from typing import Any, TypeVar
 
-from marshmallow import ValidationError
-
 from marketd.config import UpstreamConfig
-from marketd.domain.bar import bar_fault
+from marketd.domain.bar import Tick, bar_fault
 from marketd.domain.errors import (
     HistoryEnds,
-    InvalidInput,
     MarketdError,
     NotReady,
     ProviderFailed,
@@ -35,19 +39,26 @@ from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge
 from marketd.metrics import Metrics
-from marketd.plugins.base import BarStreams, BarUpdate, MarketHours, MarketPlugin, TickStreams
+from marketd.plugins.base import (
+    BarStreams,
+    BarUpdate,
+    MarketHours,
+    MarketPlugin,
+    TickHistory,
+    TickStreams,
+)
 from marketd.plugins.guard import NOW, Guard, Health, SetUpAnew, Turn
 from marketd.plugins.instance import Instance, Source
 from marketd.plugins.pages import Fetched, PageReader, Question
+from marketd.plugins.params import load_params
 from marketd.plugins.symbols import SymbolBook
+from marketd.plugins.ticks import FetchedTicks, TickReader
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _REOPEN_AFTER_S = 5.0
-# A key that can be said in a sentence as it stands.
-_SPEAKABLE = re.compile(r"\w[\w.-]{0,49}")
 
 
 class Provider:
@@ -65,6 +76,7 @@ class Provider:
         self._leases = 0
         self._idle_since_s = time.monotonic()
         self._pages = PageReader(name, metrics)
+        self._ticks = TickReader(name, metrics)
         self._book = SymbolBook(self._list_symbols, ttl_s=upstream.symbols_ttl / 1000)
 
     @property
@@ -79,11 +91,12 @@ class Provider:
 
     @property
     def features(self) -> list[str]:
-        """What the plugin has beyond the core: `bar_stream`, `tick_stream`, `market_hours`."""
+        """What the plugin has beyond the core, by the names that clients see."""
         plugin = self.plugin
         capabilities = {
             "bar_stream": isinstance(plugin, BarStreams) and plugin.has_bar_stream,
             "tick_stream": isinstance(plugin, TickStreams) and plugin.has_tick_stream,
+            "tick_history": isinstance(plugin, TickHistory) and plugin.has_tick_history,
             "market_hours": isinstance(plugin, MarketHours),
         }
         return [name for name, has_it in capabilities.items() if has_it]
@@ -92,6 +105,16 @@ class Provider:
     def streams_bars(self) -> bool:
         """True if the plugin pushes bars; if not, they are polled."""
         return "bar_stream" in self.features
+
+    @property
+    def streams_ticks(self) -> bool:
+        """True if the plugin pushes trades."""
+        return "tick_stream" in self.features
+
+    @property
+    def has_tick_history(self) -> bool:
+        """True if the plugin tells past trades."""
+        return "tick_history" in self.features
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -114,19 +137,7 @@ class Provider:
 
     def load_params(self, params: Mapping[str, str]) -> dict[str, Any]:
         """The request parameters as the plugin's schema reads them; InvalidInput names a wrong one."""
-        schema = self.plugin.params_schema()
-        try:
-            loaded: dict[str, Any] = schema.load(params)
-        except ValidationError as error:
-            field, reason = next(iter(error.messages_dict.items()))
-            if field in schema.fields:
-                told = f"{field} does not fit: {' '.join(map(str, reason))}"
-                raise InvalidInput(told, field=field) from None
-            allowed = ", ".join(schema.fields) or "no parameters of its own"
-            what = field if _SPEAKABLE.fullmatch(field) else "A key"
-            told = f"{what} is not a parameter here; {self.name} takes {allowed}."
-            raise InvalidInput(told, field=field[:50]) from None
-        return loaded
+        return load_params(self.name, self.plugin.params_schema(), params)
 
     @contextmanager
     def lease(self) -> Iterator[None]:
@@ -167,6 +178,7 @@ class Provider:
         self._is_gone = False
         self._reopen_at_s = 0.0
         self._pages = PageReader(self.name, self._metrics)
+        self._ticks = TickReader(self.name, self._metrics)
         self._book.forget()
         self._guard.rests()
         await self._give_up(former)
@@ -244,20 +256,62 @@ class Provider:
 
         Raises ProviderFailed when the stream breaks or ends; what follows is the caller's to decide.
         """
-        with self.lease():
-            instance = await self._opened()
+        instance = await self._opened()
+        plugin = instance.plugin
+        if not isinstance(plugin, BarStreams):
+            raise Unsupported(f"{self.name} has no stream of bars.")
+        async with aclosing(self._guarded(instance, plugin.stream_bars(symbol, timeframe))) as updates:
+            async for update in updates:
+                fault = bar_fault(update.bar, timeframe)
+                if fault is None:
+                    yield update
+                else:
+                    self._pages.refuse(fault, symbol, timeframe, update.bar)
+
+    async def fetch_ticks(self, symbol: str, span: TimeRange, turn: Turn = NOW) -> FetchedTicks:
+        """The first page of trades in `span`. Only for a plugin with `tick_history`; see `fetch`."""
+
+        async def fetch(instance: Instance) -> FetchedTicks:
             plugin = instance.plugin
-            if not isinstance(plugin, BarStreams):
-                raise Unsupported(f"{self.name} has no stream of bars.")
-            updates = plugin.stream_bars(symbol, timeframe)
+            if not isinstance(plugin, TickHistory):
+                raise Unsupported(f"{self.name} has no history of trades.")
+            limit = plugin.tick_page_limit
+            try:
+                rows = await self._guard.call(
+                    instance,
+                    lambda: plugin.fetch_ticks(symbol, span.start_ms, span.end_ms, limit),
+                    cost=instance.plugin.page_cost,
+                    turn=turn,
+                )
+            except HistoryEnds as error:
+                end_ms = min(max(error.first_ms, span.start_ms + 1), span.end_ms)
+                return FetchedTicks([], end_ms, [TimeRange(span.start_ms, end_ms)])
+            return await self._ticks.page(rows, symbol, span, limit, instance.plugin.clock.now_ms())
+
+        return await self._ask(fetch)
+
+    async def stream_ticks(self, symbol: str) -> AsyncGenerator[list[Tick], None]:
+        """The plugin's own stream of trades, validated, in batches that ascend each.
+
+        Only for a plugin with `tick_stream`. Raises as `stream` does.
+        """
+        instance = await self._opened()
+        plugin = instance.plugin
+        if not isinstance(plugin, TickStreams):
+            raise Unsupported(f"{self.name} has no stream of trades.")
+        async with aclosing(self._guarded(instance, plugin.stream_ticks(symbol))) as batches:
+            async for batch in batches:
+                ticks = await self._ticks.told(batch, symbol, self.now_ms())
+                if ticks:
+                    yield ticks
+
+    async def _guarded(self, instance: Instance, updates: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """What a plugin's stream says, until it breaks, ends or is given up: then a MarketdError."""
+        with self.lease():
             try:
                 async for update in updates:
                     if instance.is_spent:
                         break
-                    fault = bar_fault(update.bar, timeframe)
-                    if fault is not None:
-                        self._pages.refuse(fault, symbol, timeframe, update.bar)
-                        continue
                     yield update
             except Exception as error:
                 failure = error if isinstance(error, MarketdError) else self._guard.foreign(error)
