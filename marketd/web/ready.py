@@ -9,8 +9,8 @@ from typing import NamedTuple
 from aiohttp import web
 
 from marketd.domain.instrument import Series
-from marketd.domain.timerange import TimeRange
 from marketd.market.service import Stable
+from marketd.storage import Change
 from marketd.web.errors import Handler
 
 
@@ -52,11 +52,12 @@ class ReadyAnswers:
         while self._bytes > self._most_bytes:
             self._drop(next(iter(self._answers)))
 
-    def changed(self, series: Series, span: TimeRange) -> None:
-        """Gives up what was made of bars of `series` that open in `span`."""
+    def changed(self, change: Change | None) -> None:
+        """Gives up what was made of bars that have changed; with None, everything."""
         self.changes += 1
-        for question in list(self._of_series.get(series, ())):
-            if not self._answers[question].of.reach.clip(span).is_empty:
+        asked = self._answers if change is None else self._of_series.get(change.series, ())
+        for question in list(asked):
+            if change is None or not self._answers[question].of.reach.clip(change.span).is_empty:
                 self._drop(question)
 
     def _drop(self, question: str) -> None:

@@ -9,24 +9,27 @@ from scripted import INSTRUMENT, MINUTE, START, M, bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
-from marketd.storage import Storage
+from marketd.storage import Change, Storage
+from marketd.storage.base import Revision
 
 SERIES = Series(INSTRUMENT, MINUTE)
 
 
 async def test_new_and_revised_bars_are_told_before_store_returns(storage: Storage) -> None:
-    told: list[tuple[Series, TimeRange]] = []
-    storage.listen(lambda series, span: told.append((series, span)))
+    told: list[Change | None] = []
+    storage.listen(told.append)
     await storage.store(SERIES, [bar(0), bar(3)], [], at_ms=START)
-    assert told == [(SERIES, TimeRange(START, START + 3 * M + 1))]
-    await storage.store(SERIES, [bar(3, close=5.0)], [], at_ms=START)
-    assert told[1:] == [(SERIES, TimeRange(START + 3 * M, START + 3 * M + 1))]
+    assert told == [Change(SERIES, TimeRange(START, START + 3 * M + 1), [])]
+    changed = bar(3, close=5.0)
+    await storage.store(SERIES, [changed], [], at_ms=START)
+    span = TimeRange(START + 3 * M, START + 3 * M + 1)
+    assert told[1:] == [Change(SERIES, span, [Revision(changed, 1)])]
 
 
 async def test_what_changes_no_bar_is_not_told(storage: Storage) -> None:
     await storage.store(SERIES, [bar(0)], [], at_ms=START)
-    told: list[Series] = []
-    storage.listen(lambda series, span: told.append(series))
+    told: list[Change | None] = []
+    storage.listen(told.append)
     await storage.store(SERIES, [bar(0)], [Covered(START, START + M, Reason.DATA)], at_ms=START)
     await storage.store(SERIES, [], [Covered(START, START + 9 * M, Reason.DATA)], at_ms=START)
     assert told == []
@@ -34,7 +37,7 @@ async def test_what_changes_no_bar_is_not_told(storage: Storage) -> None:
 
 async def test_a_write_whose_caller_was_cancelled_is_told_all_the_same(storage: Storage) -> None:
     told = asyncio.Event()
-    storage.listen(lambda series, span: told.set())
+    storage.listen(lambda change: told.set())
     writing = asyncio.ensure_future(storage.store(SERIES, [bar(0)], [], at_ms=START))
     await asyncio.sleep(0)
     writing.cancel()

@@ -23,6 +23,7 @@ from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import Conflict, StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
+from marketd.storage import Change
 from marketd.storage.sqlite import SQLiteStorage
 
 SERIES = Series(INSTRUMENT, MINUTE)
@@ -95,10 +96,10 @@ async def test_every_series_is_listed_with_its_variant(remote: RemoteStore) -> N
 async def test_listeners_of_the_store_are_told_of_what_a_command_writes(
     remote: RemoteStore, storage: SQLiteStorage
 ) -> None:
-    told: list[tuple[Series, TimeRange]] = []
-    storage.listen(lambda series, span: told.append((series, span)))
+    told: list[Change | None] = []
+    storage.listen(told.append)
     await remote.store(SERIES, [bar(0)], [], at_ms=START)
-    assert told == [(SERIES, TimeRange(START, START + 1))]
+    assert told == [Change(SERIES, TimeRange(START, START + 1), [])]
 
 
 async def test_bars_that_are_none_are_refused_and_nothing_is_stored(remote: RemoteStore) -> None:

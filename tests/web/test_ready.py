@@ -18,6 +18,7 @@ from marketd.daemon import Daemon
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import TimeRange
 from marketd.market.service import Stable
+from marketd.storage import Change
 from marketd.web.ready import ReadyAnswers
 
 SERIES = Series(INSTRUMENT, MINUTE)
@@ -54,11 +55,21 @@ def test_a_change_takes_away_what_it_touches_and_nothing_else(
     for index, (start, size) in enumerate(kept):
         answers.keep(f"{index}", response(), stable(start, start + size))
         answers.keep(f"other {index}", response(), stable(start, start + size, OTHER))
-    answers.changed(SERIES, TimeRange(at, at + length))
+    answers.changed(Change(SERIES, TimeRange(at, at + length), []))
     for index, (start, size) in enumerate(kept):
         touched = start < at + length and at < start + size
         assert (answers.find(f"{index}") is None) is touched
         assert answers.find(f"other {index}") is not None
+
+
+def test_changes_that_were_missed_take_away_everything() -> None:
+    answers = ReadyAnswers(1_000)
+    answers.keep("q", response(), stable(0, 10))
+    answers.keep("other", response(), stable(0, 10, OTHER))
+    begun_with = answers.changes
+    answers.changed(None)
+    assert (answers.find("q"), answers.find("other")) == (None, None)
+    assert answers.changes != begun_with
 
 
 def test_the_least_used_are_given_up_beyond_the_bound() -> None:

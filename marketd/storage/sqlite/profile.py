@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.storage.base import QueryPlan
+from marketd.storage.rollups import KEPT
 from marketd.storage.sqlite import bars, coverage, jobs, names, probe, rolled, rollups, ticks
 from marketd.storage.sqlite.upkeep import reading
 
@@ -83,7 +84,7 @@ def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
         timeframe = Timeframe.parse(series.names[3])
         first_ms = middle_ms - middle_ms % bars.block_ms(timeframe)
         end_ms = middle_ms + _PAGE * timeframe.nominal_ms
-        coarser = str(rollups.KEPT[0])
+        coarser = str(KEPT[0])
         asked |= {
             "_FIND_SERIES": series.names,
             "_READ_BLOCK": (number, first_ms),
@@ -105,6 +106,7 @@ def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
             "_FIND_INSTRUMENT": instrument.names,
             "_NEXT_INSTRUMENT": (0,),
             "_FIRST_TICKS": (number, middle_ms, MAX_MS, _PAGE),
+            "_READ_TICK_COVERAGE": (number, middle_ms, MAX_MS),
             "_LAST_TICKS": (number, MIN_MS, middle_ms, _PAGE),
         }
     return asked
