@@ -178,7 +178,7 @@ class Daemon:
             stall_ms=config.stream.stall,
             ring=config.stream.ring,
         )
-        market = MarketService(self.loader, orchestrator)
+        market = MarketService(self.loader, orchestrator, storage)
         backfills = BackfillManager(
             storage=storage,
             history=history,

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from marketd.backfill.job import Wanted
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap
-from marketd.domain.errors import UnknownMarket
+from marketd.domain.errors import NotReady, ProviderFailed, UnknownMarket
 from marketd.domain.fill import Fill, fill
 from marketd.domain.instrument import Instrument, Series, SymbolInfo
 from marketd.domain.timeframe import Timeframe
@@ -21,6 +21,7 @@ from marketd.market.orchestrator import Bars, DataOrchestrator
 from marketd.plugins.feed import Feed
 from marketd.plugins.loader import PluginLoader
 from marketd.plugins.provider import Provider
+from marketd.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,10 @@ class SymbolsPage(NamedTuple):
 class MarketService:
     """What the routes and the stream ask."""
 
-    def __init__(self, loader: PluginLoader, orchestrator: DataOrchestrator) -> None:
+    def __init__(self, loader: PluginLoader, orchestrator: DataOrchestrator, storage: Storage) -> None:
         self._loader = loader
         self._orchestrator = orchestrator
+        self._storage = storage
 
     def markets(self) -> dict[str, list[str]]:
         """Every market, with the names of its providers."""
@@ -130,6 +132,23 @@ class MarketService:
         )
         return Feed(provider, name.series(base), params, life)
 
+    async def _readable(self, name: SeriesName) -> Feed:
+        """The same for a read: what is stored vouches for itself while its provider does not answer."""
+        try:
+            return await self.feed(name)
+        except (ProviderFailed, NotReady):
+            provider = self._loader.provider(name.instrument.provider)
+            kept = [
+                one.timeframe
+                for one in await self._storage.series_list()
+                if one == name.series(one.timeframe) and one.timeframe.tiles(name.timeframe)
+            ]
+            if not kept:
+                raise
+            base = max(kept, key=lambda one: one.nominal_ms)
+            ever = TimeRange(MIN_MS, MAX_MS)
+            return Feed(provider, name.series(base), provider.load_params(name.params), ever)
+
     async def feed_of(self, wanted: Wanted) -> Feed:
         """The base series that a backfill is of."""
         return await self.feed(SeriesName(wanted.instrument, wanted.timeframe, wanted.params))
@@ -140,7 +159,7 @@ class MarketService:
         With `how`, empty buckets get rows: from the first bar of the page on, or, where `since` is
         given and an earlier bar is known, from `since` on. Each counts towards the limit.
         """
-        feed = await self.feed(name)
+        feed = await self._readable(name)
         timeframe, limit = name.timeframe, window.limit
         since, before = window.since, window.before
         side = "before" if since is None else "since"
@@ -162,7 +181,7 @@ class MarketService:
 
     async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
         """What of the range is not proven, and why; asks nobody."""
-        feed = await self.feed(name)
+        feed = await self._readable(name)
         return await self._orchestrator.gaps(feed, name.timeframe, since=since, before=before)
 
     async def _filled(
