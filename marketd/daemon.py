@@ -25,6 +25,8 @@ from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
+from marketd.market.tapes import Tapes
+from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.plugins.provider import Provider
@@ -45,6 +47,8 @@ _DRAIN_S = 5.0
 _READY_BYTES = 32 << 20
 # How often a store that takes no writes is tried.
 _PROBE_S = 1.0
+# How often old trades are dropped, at the least.
+_DROP_S = 3600.0
 
 
 class Daemon:
@@ -148,7 +152,11 @@ class Daemon:
             stall_ms=config.stream.stall,
             ring=config.stream.ring,
         )
-        market = MarketService(self.loader, orchestrator)
+        tapes = Tapes(storage, self.metrics)
+        tick_pages = TickPages(
+            tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
+        )
+        market = MarketService(self.loader, orchestrator, tick_pages)
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -180,6 +188,7 @@ class Daemon:
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage))
+        supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         await backfills.open()
         # A provider that is slow to open keeps nobody waiting but who asks for it.
         for provider in self.loader.providers.values():
@@ -222,6 +231,16 @@ async def _open(provider: Provider) -> None:
     except MarketdError:
         # The provider has logged it and shows it as its health; the next request tries again.
         return
+
+
+async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
+    """Keeps no trade for much longer than it is to be kept."""
+    while True:
+        try:
+            await storage.drop_ticks(max(0, clock.now_ms() - keep_ms))
+        except StorageFailed as error:
+            log.warning("old trades not dropped reason=%s", error.message)
+        await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
 
 
 async def _probe(storage: Storage) -> None:
