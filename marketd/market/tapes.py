@@ -18,7 +18,7 @@ from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
-from marketd.plugins.provider import NOW, Turn
+from marketd.plugins.guard import NOW, Turn
 from marketd.storage import Storage
 from marketd.storage.base import reach_of_ticks
 
