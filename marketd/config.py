@@ -171,7 +171,14 @@ class UpstreamConfig:
     retries: int = setting(
         whole(0, 10), 3, "How often a call that failed is tried again, where that may help."
     )
-    symbols_ttl: Millis = setting(duration(), "1h", "How long a provider's list of symbols is kept.")
+    symbols_ttl: Millis = setting(
+        duration(), "1h", "How old a provider's list of symbols may be before it is asked for again."
+    )
+    idle: Millis = setting(
+        duration(),
+        "15m",
+        "How long a provider that nobody uses stays open; the next use opens it again.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +206,11 @@ class StreamConfig:
     )
     linger: Millis = setting(
         duration(least="0ms"), "10s", "How long a provider's stream is kept after its last client left."
+    )
+    ring: int = setting(
+        whole(0, 100_000),
+        200,
+        "How many bars, corrections and gaps of each stream are kept for clients that come back.",
     )
 
 
