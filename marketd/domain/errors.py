@@ -128,6 +128,12 @@ class StorageFailed(MarketdError):
     code = "storage_failed"
 
 
+class Superseded(MarketdError):
+    """Another node has become the leader of a series: what this one would write of it counts no more."""
+
+    code = "superseded"
+
+
 class StorageLocked(StorageFailed):
     """Another process owns the store."""
 

@@ -41,6 +41,13 @@ class StoredBars(NamedTuple):
     coverage: list[Covered]
 
 
+class StoredTicks(NamedTuple):
+    """Trades, ascending, and the coverage of the range that was read, both of one instant."""
+
+    ticks: list[Tick]
+    coverage: list[Covered]
+
+
 def reach_of(
     bars: Sequence[Bar], timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
 ) -> TimeRange:
@@ -50,6 +57,15 @@ def reach_of(
     if newest:
         return TimeRange(bars[0][0], span.end_ms)
     return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
+
+
+def reach_of_ticks(ticks: Sequence[Tick], span: TimeRange, *, limit: int, newest: bool) -> TimeRange:
+    """The same of trades. The limit may have cut through the millisecond that it ends with."""
+    if len(ticks) < limit or not ticks:
+        return span
+    if newest:
+        return TimeRange(ticks[0][0], span.end_ms)
+    return TimeRange(span.start_ms, ticks[-1][0] + 1)
 
 
 class Job(NamedTuple):
@@ -104,6 +120,8 @@ class Storage(ABC):
         """Sentences that say what this database does without, known once it is open."""
         self.fault = ""
         """Why writing fails at present, in a sentence; empty while it works. Reading may still work."""
+        self.identity = ""
+        """Tells this database from any other, once it is open; empty if it is for one process alone."""
         self._listeners: list[Changed] = []
 
     def listen(self, changed: Changed) -> None:
@@ -140,7 +158,13 @@ class Storage(ABC):
 
     @abstractmethod
     async def store(
-        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
+        self,
+        series: Series,
+        bars: Sequence[Bar],
+        covered: Sequence[Covered],
+        *,
+        at_ms: int,
+        fence: int | None = None,
     ) -> Stored:
         """Upserts `bars` and lays `covered` (oldest first) over the coverage, in one transaction.
 
@@ -148,7 +172,8 @@ class Storage(ABC):
         that differs replaces the old one as its next revision, changed at `at_ms`. `bars` ascends and
         is valid. Coverage becomes what `domain.coverage.lay` says: the newest statement wins, but what
         is no proof never replaces a proof. A caller that is cancelled does not learn the outcome, but
-        there is one: all or none.
+        there is one: all or none. With a `fence`, which is of `lead`, it raises Superseded and changes
+        nothing once there is a later one.
         """
 
     @abstractmethod
@@ -164,6 +189,13 @@ class Storage(ABC):
     @abstractmethod
     async def series_list(self) -> list[Series]:
         """Every series of which anything was ever stored, in the order of their first writes."""
+
+    async def lead(self, series: Series) -> int:
+        """Makes the caller the leader of a series: gives its fence, greater than any before.
+
+        When it returns no write with an earlier one is under way, and none will succeed.
+        """
+        raise Unsupported("A database file has one owner, and no leader.")
 
     # Bars computed ahead
 
@@ -189,28 +221,35 @@ class Storage(ABC):
     # Trades
 
     @abstractmethod
-    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
-        """Adds those of `ticks` that are new, in one transaction, and gives their number.
+    async def store_ticks(
+        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
+    ) -> list[Tick]:
+        """Adds those of `ticks` that are new, in one transaction, and gives them in their order.
 
-        Durable when it returns, and all or nothing. `ticks` ascends by time; prices and sizes are
-        finite. A trade with an id is the same as one with that id in its millisecond. Without an id it
-        is told apart from those that are equal in everything by its place among them in the call: so
-        the same batch (of whole milliseconds) stored again changes nothing, and equal trades in one
-        batch are that many trades.
+        Durable when it returns, and all or nothing. `covered` (oldest first) is laid over what is known
+        of the instrument's trades, as with bars. `ticks` ascends by time; prices and sizes are finite.
+        A trade with an id is the same as one with that id in its millisecond. Without an id it is told
+        apart from those that are equal in everything by its place among them in the call: so the same
+        batch (of whole milliseconds) stored again changes nothing, and equal trades in one batch are
+        that many trades.
         """
 
     @abstractmethod
     async def read_ticks(
         self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
-    ) -> list[Tick]:
-        """The first (or, `newest`, the last) `limit` trades of `span`, ascending.
+    ) -> StoredTicks:
+        """The first (or, `newest`, the last) `limit` trades of `span`, and the coverage of `span`.
 
-        Within a millisecond they are in the order in which they were stored.
+        Within a millisecond they are in the order in which they were stored. Where there are `limit`
+        trades the coverage may end with what they speak of (`reach_of_ticks`).
         """
 
     @abstractmethod
     async def drop_ticks(self, before_ms: int) -> int:
-        """Deletes every trade before a time, in small steps, and gives their number."""
+        """Deletes every trade before a time, in small steps, and gives their number.
+
+        With them goes what was known of that time.
+        """
 
     # Jobs
 

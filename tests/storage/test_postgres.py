@@ -26,7 +26,10 @@ from marketd.storage.postgres.schema import MIGRATIONS
 SERIES = Series(INSTRUMENT, MINUTE)
 EVER = TimeRange(MIN_MS, MAX_MS)
 NUMBERS = count()
-TABLES = {"bar", "coverage", "fresh", "instrument", "job", "marketd_schema", "rollup", "series", "tick"}
+TABLES = {
+    *("bar", "coverage", "fresh", "instrument", "job", "marketd_schema", "rollup", "series", "tick"),
+    "tick_coverage",
+}
 
 Url = Callable[..., str]
 
@@ -198,6 +201,16 @@ async def test_nodes_that_write_the_same_series_at_once_do_not_wait_for_each_oth
             backward = [other.store(series, [bar(minute)], [], at_ms=START) for series in many[::-1]]
             stored = await asyncio.wait_for(asyncio.gather(*forward, *backward), 20)
             assert sum(each.inserted for each in stored) == len(many)
+
+
+async def test_a_node_that_stops_in_the_middle_of_a_write_holds_up_the_next_leader_for_3_s(
+    url: str,
+) -> None:
+    async with opened(url) as stopped, opened(url) as other:
+        fence = await stopped.lead(SERIES)
+        async with stopped._work("written") as connection:
+            await connection.execute("BEGIN; SELECT * FROM series FOR NO KEY UPDATE")
+            assert await asyncio.wait_for(other.lead(SERIES), 6) > fence
 
 
 # A server that goes away

@@ -29,8 +29,9 @@ _AWAY_STATES = ("57", "53", "25006")
 _IDLE_S = 60.0
 _SESSION = {
     "application_name": "marketd",
-    # Who dies in the middle of a transaction without a word is not to hold up the others for long.
-    "idle_in_transaction_session_timeout": "30s",
+    # Who stops in the middle of a transaction without a word is not to hold up the others for longer
+    # than a lease lasts.
+    "idle_in_transaction_session_timeout": "3s",
     # Compiling what is planned to be long costs more than it saves here.
     "jit": "off",
 }

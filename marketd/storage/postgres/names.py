@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
+from marketd.domain.errors import Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.storage.postgres.connection import Connection
@@ -25,7 +27,10 @@ _MAKE = {
     """,
 }
 # In one order, so that two that lock several never wait for each other.
-_LOCK_SERIES = "SELECT id FROM series WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"
+_LOCK_SERIES = """
+    SELECT id, fence FROM series WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
+"""
+_ADVANCE_FENCE = "UPDATE series SET fence = fence + 1 WHERE id = $1 RETURNING fence"
 _LOCK_MAKING = "LOCK TABLE series IN SHARE ROW EXCLUSIVE MODE"
 _ALL_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series ORDER BY id"
 _ALL_INSTRUMENTS = "SELECT id FROM instrument ORDER BY id"
@@ -60,7 +65,19 @@ class Ids:
         self._known.update(ids)
 
 
-async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dict[Series, int]:
+class Row(NamedTuple):
+    """The row of a series that is locked: its number, and the fence of its leader."""
+
+    id: int
+    fence: int
+
+    def admit(self, fence: int | None) -> None:
+        """Raises Superseded if `fence` is an earlier leader's."""
+        if fence is not None and fence != self.fence:
+            raise Superseded("Another node leads this series by now.")
+
+
+async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dict[Series, Row]:
     """The rows of these series, made if need be, for this transaction alone to write to."""
     rows: dict[Series, int] = {}
     is_making = False
@@ -73,8 +90,15 @@ async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dic
             is_making = True
             await connection.execute(_LOCK_MAKING)
         rows[series] = await ids.ensure(connection, series) if known is None else known
-    await connection.execute(_LOCK_SERIES, list(rows.values()))
-    return rows
+    locked = await connection.fetch(_LOCK_SERIES, list(rows.values()))
+    by_id = {row[0]: Row(*row) for row in locked}
+    return {series: by_id[series_id] for series, series_id in rows.items()}
+
+
+async def advance_fence(connection: Connection, series_id: int) -> int:
+    """The next fence of a series that this transaction has locked."""
+    fence: int = await connection.fetchval(_ADVANCE_FENCE, series_id)
+    return fence
 
 
 async def all_series(connection: Connection) -> list[Series]:

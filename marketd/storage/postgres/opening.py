@@ -12,8 +12,11 @@ from marketd.storage.postgres.timescale import Found, install
 OLDEST = 15
 
 
-async def prepare(connections: Connections) -> Found:
-    """Brings the database up to date; says what it has. StorageFailed says what to do."""
+async def prepare(connections: Connections) -> tuple[Found, str]:
+    """Brings the database up to date; says what it has, and its identity.
+
+    StorageFailed says what to do.
+    """
     try:
         async with connections.one() as connection:
             major = connection.get_server_version().major
@@ -27,8 +30,8 @@ async def prepare(connections: Connections) -> Found:
                     "Name the primary in [storage] url."
                 )
             async with connection.transaction():
-                await migrate(connection)
-                return await install(connection)
+                identity = await migrate(connection)
+                return await install(connection), identity
     except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError) as error:
         raise StorageFailed(
             f"The database user lacks rights: {reason(error)}. "

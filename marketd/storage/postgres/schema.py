@@ -84,19 +84,39 @@ MIGRATIONS = (
         updated_ms BIGINT NOT NULL
     );
     """,
+    """
+    ALTER TABLE series ADD COLUMN fence BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE marketd_schema ADD COLUMN identity UUID NOT NULL DEFAULT gen_random_uuid();
+    """,
+    # What is known of an instrument's trades. Those stored before there was this prove nothing.
+    """
+    CREATE TABLE tick_coverage (
+        instrument BIGINT NOT NULL,
+        range_start BIGINT NOT NULL,
+        range_end BIGINT NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (instrument, range_start)
+    );
+    """,
 )
 # Any number that no other program takes for its own lock in the same database.
 _LOCK = 0x6D61726B657464
+_FIRST_VERSION = """
+    INSERT INTO marketd_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT FROM marketd_schema)
+"""
 
 
-async def migrate(connection: Connection) -> None:
-    """Brings the schema up to date, whole or not at all. Of several that ask at once one does it.
+async def migrate(connection: Connection) -> str:
+    """Brings the schema up to date, whole or not at all, and gives the identity of the database.
+
+    Of several that ask at once one does it.
 
     To be called in a transaction; the others wait until it has ended.
     """
     await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=None)
     await connection.execute("CREATE TABLE IF NOT EXISTS marketd_schema (version INTEGER NOT NULL)")
-    version = await connection.fetchval("SELECT version FROM marketd_schema") or 0
+    await connection.execute(_FIRST_VERSION)
+    version = await connection.fetchval("SELECT version FROM marketd_schema")
     if version > len(MIGRATIONS):
         raise StorageFailed(
             f"The database has schema {version}, made by a newer marketd; "
@@ -106,5 +126,5 @@ async def migrate(connection: Connection) -> None:
     for script in MIGRATIONS[version:]:
         await connection.execute(script, timeout=None)
     if version < len(MIGRATIONS):
-        await connection.execute("DELETE FROM marketd_schema")
-        await connection.execute("INSERT INTO marketd_schema VALUES ($1)", len(MIGRATIONS))
+        await connection.execute("UPDATE marketd_schema SET version = $1", len(MIGRATIONS))
+    return str(await connection.fetchval("SELECT identity FROM marketd_schema"))

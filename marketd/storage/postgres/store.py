@@ -11,11 +11,19 @@ from dataclasses import dataclass
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Covered
-from marketd.domain.errors import StorageFailed
+from marketd.domain.errors import MarketdError, StorageFailed, Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Change, Job, Revision, Storage, Stored, StoredBars
+from marketd.storage.base import (
+    Change,
+    Job,
+    Revision,
+    Storage,
+    Stored,
+    StoredBars,
+    StoredTicks,
+)
 from marketd.storage.postgres import bars as bar_rows
 from marketd.storage.postgres import names
 from marketd.storage.postgres import ticks as tick_rows
@@ -59,6 +67,7 @@ class _Write:
     bars: Sequence[Bar]
     covered: Sequence[Covered]
     at_ms: int
+    fence: int | None
     outcome: asyncio.Future[Stored]
 
     def change(self, revised: Sequence[Revision]) -> Change:
@@ -86,7 +95,7 @@ class PostgresStorage(Storage):
         async with self._changing:
             connections = await Connections.open(self._url, most=self._most, patience_s=self._patience_s)
             try:
-                found = await prepare(connections)
+                found, self.identity = await prepare(connections)
             except BaseException:
                 connections.terminate()
                 raise
@@ -129,15 +138,30 @@ class PostgresStorage(Storage):
         self.fault = ""
 
     async def store(
-        self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
+        self,
+        series: Series,
+        bars: Sequence[Bar],
+        covered: Sequence[Covered],
+        *,
+        at_ms: int,
+        fence: int | None = None,
     ) -> Stored:
         connections = self._opened()
         outcome: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(series, bars, covered, at_ms, outcome))
+        self._waiting.append(_Write(series, bars, covered, at_ms, fence, outcome))
         # Whichever call comes first writes for all that wait, in a task that no caller can cancel.
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_waiting(connections))
         return await outcome
+
+    async def lead(self, series: Series) -> int:
+        async with self._work("written") as connection:
+            async with connection.transaction():
+                rows = await names.lock(connection, self._ids, [series])
+                fence = await names.advance_fence(connection, rows[series].id)
+            self._ids.keep([(series, rows[series].id)])
+        self.fault = ""
+        return fence
 
     async def read(
         self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
@@ -172,22 +196,24 @@ class PostgresStorage(Storage):
         with self._saying("written"):
             return await self._aggregates.refresh(rows, span or TimeRange(MIN_MS, MAX_MS))
 
-    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+    async def store_ticks(
+        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
+    ) -> list[Tick]:
         async with self._work("written") as connection:
             async with connection.transaction():
                 instrument_id = await self._ids.ensure(connection, instrument)
-                new = await tick_rows.store(connection, instrument_id, ticks)
+                new = await tick_rows.store(connection, instrument_id, ticks, covered)
             self._ids.keep([(instrument, instrument_id)])
         self.fault = ""
         return new
 
     async def read_ticks(
         self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
-    ) -> list[Tick]:
+    ) -> StoredTicks:
         async with self._work("read") as connection:
             instrument_id = await self._ids.find(connection, instrument)
-            if instrument_id is None:
-                return []
+            if instrument_id is None or span.is_empty:
+                return StoredTicks([], [])
             return await tick_rows.read(connection, instrument_id, span, limit=limit, newest=newest)
 
     async def drop_ticks(self, before_ms: int) -> int:
@@ -263,20 +289,27 @@ class PostgresStorage(Storage):
             async with connections.one() as connection:
                 async with connection.transaction():
                     rows = await names.lock(connection, self._ids, (write.series for write in group))
-                    results = [
-                        await bar_rows.store(
-                            connection, rows[write.series], write.bars, write.covered, write.at_ms
+                    results = []
+                    for write in group:
+                        row = rows[write.series]
+                        row.admit(write.fence)
+                        results.append(
+                            await bar_rows.store(
+                                connection, row.id, write.bars, write.covered, write.at_ms
+                            )
                         )
-                        for write in group
-                    ]
-                self._ids.keep(rows.items())
+                self._ids.keep((series, row.id) for series, row in rows.items())
         except Exception as error:
             if len(group) > 1 and not is_away(error):
                 for write in group:
                     await self._write(connections, [write])
                 return
-            failure = self._failed("written", error)
-            failure.__cause__ = error
+            failure: MarketdError
+            if isinstance(error, Superseded):
+                failure = error
+            else:
+                failure = self._failed("written", error)
+                failure.__cause__ = error
             for write in group:
                 # A server that goes away may have committed before: whoever keeps answers looks again.
                 if is_away(error) and write.bars:
