@@ -16,6 +16,7 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
+from marketd.cache import MemoryCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -133,7 +134,7 @@ class Daemon:
             raise ConfigError("\n".join(wrong))
         supervisor = Supervisor(self.metrics)
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics)
+        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,

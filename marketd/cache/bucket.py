@@ -100,17 +100,13 @@ class Bucket:
     @staticmethod
     def from_bytes(encoded: bytes) -> Bucket:
         """What `to_bytes` gave; ValueError for anything else."""
-        try:
-            ranges, bars = _HEAD.unpack_from(encoded)
-            proven = [
-                TimeRange(*_RANGE.unpack_from(encoded, _HEAD.size + number * _RANGE.size))
-                for number in range(ranges)
-            ]
-        except struct.error as error:
-            raise ValueError("no bucket") from error
+        ranges, bars = _HEAD.unpack_from(encoded) if len(encoded) >= _HEAD.size else (0, 0)
         offset = _HEAD.size + ranges * _RANGE.size
-        table = np.frombuffer(encoded, dtype="<f8", offset=offset).reshape(_COLUMNS, bars)
-        return Bucket(table, tuple(proven))
+        if len(encoded) != offset + bars * _COLUMNS * 8:
+            raise ValueError("no bucket")
+        proven = [TimeRange(*one) for one in _RANGE.iter_unpack(encoded[_HEAD.size : offset])]
+        table = np.frombuffer(encoded, dtype=np.float64, offset=offset).reshape(_COLUMNS, bars)
+        return Bucket(table, proven)
 
 
 def bars_of(parts: Sequence[FloatArray]) -> list[Bar]:
