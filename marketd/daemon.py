@@ -147,6 +147,7 @@ class Daemon:
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
             ring=config.stream.ring,
+            most_streams=config.stream.max_streams,
         )
         market = MarketService(self.loader, orchestrator)
         backfills = BackfillManager(
