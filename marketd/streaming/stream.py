@@ -67,7 +67,8 @@ class Stream:
         was_told = self._broadcast.publish(self.series, event, message)
         if was_told and isinstance(event, BarEvent) and event.closed and not event.rev:
             # The outboxes write in this turn of the loop, before what is due after them.
-            asyncio.get_running_loop().call_soon(self._on_written, next_ms)
+            closed_ms = self.series.timeframe.end(event.bar[0])
+            asyncio.get_running_loop().call_soon(self._on_written, closed_ms)
 
     def greeting(self, health: HealthEvent) -> list[tuple[News, Message]]:
         """What a client is told when it joins: the forming bar, and that the feed is not well."""
