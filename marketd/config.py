@@ -232,6 +232,13 @@ class StreamConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TicksConfig:
+    """Trades."""
+
+    keep: Millis = setting(duration(least="1s"), "1w", "How long a trade is kept.")
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """The log, on standard error."""
 
@@ -274,6 +281,7 @@ class Config:
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
+    ticks: TicksConfig = field(default_factory=TicksConfig)
     log: LogConfig = field(default_factory=LogConfig)
     providers: Mapping[str, ProviderConfig] = field(default_factory=_simulated)
     backfill: Sequence[KeptConfig] = ()

@@ -19,6 +19,8 @@ import redis
 from marketd import logs
 from marketd.config import Config, declared_settings, load_config
 from marketd.daemon import Daemon
+from marketd.domain.instrument import Instrument
+from marketd.domain.timerange import TimeRange
 
 PLUGIN = """
 import asyncio
@@ -303,6 +305,17 @@ async def stall(running: Running) -> None:
             await asyncio.sleep(0.02)
 
 
+async def keep(running: Running) -> None:
+    names = {"market": "crypto", "provider": "sim", "symbol": "BTC/USD"}
+    since = str(int(time.time() * 1000) - 60_000)
+    query = names | {"since": since}
+    async with running.session.get(f"{running.daemon.url}/api/v1/ticks", params=query) as response:
+        assert (await response.json())["ticks"]
+    sim, second = Instrument(*names.values()), TimeRange(int(since), int(since) + 50_000)
+    while (await running.daemon.storage.read_ticks(sim, second, limit=1)).ticks:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
 EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "server.host": ("127.0.0.2", host),
     "server.port": (str(PORT), port),
@@ -328,6 +341,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "stream.linger": ("0ms", linger),
     "stream.stall": ("10ms", stall),
     "stream.ring": ("1", ring),
+    "ticks.keep": ("1s", keep),
 }
 # What only the process's log shows is changed below.
 LOGGED = {"log.level", "log.format"}
