@@ -23,7 +23,7 @@ from marketd.market.filler import Filler, Filling
 from marketd.market.stored import STORAGE, StoredReads
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.plugins.provider import BACKGROUND, Turn
+from marketd.plugins.guard import BACKGROUND, Turn
 from marketd.storage import Storage
 from marketd.storage.base import reach_of
 
@@ -169,9 +169,9 @@ class History:
             )
             brought = brought.plus(_brought(filling))
 
-    async def fetch_again(self, feed: Feed, span: TimeRange) -> Brought:
-        """Fetches and stores all of `span`, as background work; see backfill.manager.History."""
-        return _brought(await self._filler.again(feed, span, turn=BACKGROUND))
+    async def fetch_again(self, feed: Feed, span: TimeRange, *, turn: Turn = BACKGROUND) -> Brought:
+        """Fetches and stores all of `span`; as background work, see backfill.manager.History."""
+        return _brought(await self._filler.again(feed, span, turn=turn))
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""
