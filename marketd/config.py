@@ -164,6 +164,15 @@ class RedisConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Bars kept near at hand, beside the database."""
+
+    memory: ByteCount = setting(
+        size(), "32MB", "The most memory that bars asked for again and again may take."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamConfig:
     """The calls that are made to providers."""
 
@@ -196,8 +205,25 @@ class StreamConfig:
 
     heartbeat: Millis = setting(duration(), "20s", "How often a client is pinged.")
     outbox: ByteCount = setting(size(), "1MB", "How much may wait for one client before it is cut.")
+    patience: Millis = setting(
+        duration(), "5s", "How long a client may take nothing of what waits for it before it is cut."
+    )
+    max_clients: int = setting(whole(1, 10_000_000), 10_000, "The most clients at once.")
+    max_clients_per_address: int = setting(
+        whole(1, 10_000_000),
+        1000,
+        "The most clients from one address; behind a proxy all of them come from its address.",
+    )
+    max_streams: int = setting(
+        whole(1, 10_000_000), 10_000, "The most different streams that all clients together follow."
+    )
     max_subscriptions: int = setting(whole(1, 1_000_000), 1000, "The most streams of one client.")
     max_symbols: int = setting(whole(1, 1_000_000), 100, "The most symbols in one subscribe message.")
+    max_rate: int = setting(
+        whole(1, 1_000_000),
+        100,
+        "The most messages a second that a client may send, on average over ten seconds.",
+    )
     max_message: ByteCount = setting(size(), "1MB", "The largest message that a client may send.")
     stall: Millis = setting(
         duration(),
@@ -261,6 +287,7 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     redis: RedisConfig = field(default_factory=RedisConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)

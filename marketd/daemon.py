@@ -17,6 +17,7 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
+from marketd.cache import MemoryCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -167,7 +168,7 @@ class Daemon:
             raise ConfigError("\n".join(wrong))
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics)
+        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
@@ -181,6 +182,7 @@ class Daemon:
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
             ring=config.stream.ring,
+            most_streams=config.stream.max_streams,
         )
         tapes = Tapes(storage, self.metrics)
         tick_pages = TickPages(
