@@ -1,4 +1,4 @@
-"""A base series of a provider: what everything that reads or follows bars is handed."""
+"""A base series or a tape of a provider: what everything that reads or follows them is handed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from marketd.domain.instrument import Series
+from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import TimeRange
+from marketd.plugins.base import BarStreams
 from marketd.plugins.provider import Provider
 
 
@@ -25,6 +26,14 @@ class Present(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class TickFeed:
+    """An instrument's trades and where they come from."""
+
+    provider: Provider
+    instrument: Instrument
+
+
+@dataclass(frozen=True, slots=True)
 class Feed:
     """A base series and where it comes from. No bar of it lies outside `life`."""
 
@@ -37,6 +46,12 @@ class Feed:
     def is_streamed(self) -> bool:
         """True if the plugin pushes these bars; a stream knows nothing of request parameters."""
         return self.provider.streams_bars and not self.series.variant
+
+    @property
+    def may_correct(self) -> bool:
+        """True if a bar that its stream calls closed may yet turn out otherwise."""
+        plugin = self.provider.plugin
+        return not (isinstance(plugin, BarStreams) and plugin.is_authoritative)
 
     def present(self) -> Present:
         """Where the series stands now."""

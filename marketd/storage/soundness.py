@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from marketd.domain.errors import InvalidInput
-from marketd.domain.timeframe import DAY_MS, Timeframe
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 
 SERIES = "SELECT id, market || '/' || provider || '/' || symbol, timeframe FROM series ORDER BY id"
@@ -32,21 +32,12 @@ _STRAY = """
 _COVERAGES = {"coverage": ("series", "coverage"), "tick_coverage": ("instrument", "coverage of trades")}
 
 
-class Grid(NamedTuple):
-    """Where the bars of a series may open: every `step_ms` from `origin_ms`."""
-
-    timeframe: Timeframe
-    step_ms: int
-    origin_ms: int
-
-
 class Counts(NamedTuple):
-    """Of the bars of a series: how many, from when to when, and how many are off the grid; how many
-    where the coverage says that there are none, and how many where it says that all are there."""
+    """Of the bars of a series: how many, whether any is outside of time, how many are off the grid, how
+    many where the coverage says that there are none, and how many where it says that all are there."""
 
     bars: int
-    first_ms: int | None
-    last_ms: int | None
+    out_of_time: bool
     astray: int
     denied: int
     proven: int
@@ -59,27 +50,22 @@ class Content:
         self._problems = problems
         self._series = self._bars = self._unproven = 0
 
-    def grid(self, name: str, written: str) -> Grid | None:
-        """The grid of one more series; None where it has no timeframe."""
+    def timeframe(self, name: str, written: str) -> Timeframe | None:
+        """That of one more series, if it is one."""
         self._series += 1
         try:
-            timeframe = Timeframe.parse(written)
+            return Timeframe.parse(written)
         except InvalidInput:
             self._problems.append(f"{name} has no timeframe that is one.")
             return None
-        if timeframe.is_calendar:
-            # Each bucket has a length of its own; their bars begin at midnight at least.
-            return Grid(timeframe, DAY_MS, 0)
-        return Grid(timeframe, timeframe.nominal_ms, timeframe.floor(timeframe.nominal_ms))
 
-    def count(self, name: str, grid: Grid, counts: Counts) -> None:
+    def count(self, name: str, timeframe: Timeframe, counts: Counts) -> None:
         """Takes what there is of that series."""
         self._bars += counts.bars
         self._unproven += counts.bars - counts.proven - counts.denied
         if counts.astray:
-            self._problems.append(f"{name} has {counts.astray} bars off the grid of {grid.timeframe}.")
-        first_ms, last_ms = counts.first_ms, counts.last_ms
-        if first_ms is not None and last_ms is not None and (first_ms < MIN_MS or last_ms >= MAX_MS):
+            self._problems.append(f"{name} has {counts.astray} bars off the grid of {timeframe}.")
+        if counts.out_of_time:
             self._problems.append(f"{name} has bars outside the years 1970 to 2099.")
         if counts.denied:
             self._problems.append(

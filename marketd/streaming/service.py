@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from marketd.domain.bar import Bar
-from marketd.domain.errors import MarketdError
+from marketd.domain.errors import LimitExceeded, MarketdError
 from marketd.domain.instrument import Series
-from marketd.domain.resample import resample
-from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.storage import Storage
+from marketd.storage import Change, Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import FEED_STATES, Event, HealthEvent
-from marketd.streaming.pages import Pages, Past
+from marketd.streaming.needs import History
+from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import Stream
 from marketd.streaming.subscription import Subscription
-from marketd.streaming.worker import History, SeriesWorker
+from marketd.streaming.worker import SeriesWorker
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
@@ -51,10 +51,6 @@ class _Upstream:
                 stream.deriver.take(event)
 
 
-class HistoryAndPast(History, Past, Protocol):
-    """Everything that live needs of history."""
-
-
 class Joined(NamedTuple):
     """Where a subscription stands at first: `cursor` is that of a client which has all before live.
 
@@ -76,13 +72,14 @@ class SubscriptionService:
     def __init__(
         self,
         *,
-        history: HistoryAndPast,
+        history: History,
         storage: Storage,
         supervisor: Supervisor,
         metrics: Metrics,
         linger_ms: int,
         stall_ms: int,
         ring: int,
+        most_streams: int,
     ) -> None:
         self._history = history
         self._storage = storage
@@ -91,10 +88,20 @@ class SubscriptionService:
         self._linger_s = linger_ms / 1000
         self._stall_ms = stall_ms
         self._ring_size = ring
+        self._most_streams = most_streams
+        self._count = 0
         self._broadcast = BroadcastManager(metrics)
         self._pages = Pages(history)
         self._upstreams: dict[Series, _Upstream] = {}
-        storage.listen(self._pages.changed)
+        storage.listen(self._changed)
+
+    def check_room(self, feeds: Mapping[Series, Feed]) -> None:
+        """LimitExceeded if these streams, each with the feed behind it, would be too many."""
+        new = sum(not self._is_followed(series, feed) for series, feed in feeds.items())
+        if self._count + new > self._most_streams:
+            raise LimitExceeded(
+                f"All clients together may follow {self._most_streams} streams (max_streams)."
+            )
 
     def subscribe(self, feed: Feed, subscription: Subscription, resume: Cursor | None = None) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
@@ -157,6 +164,17 @@ class SubscriptionService:
                 counts[upstream.health.state] += 1
         return counts
 
+    def _changed(self, change: Change | None) -> None:
+        """Something was stored, perhaps by another process: of a series that is followed, it is told."""
+        self._pages.changed(change)
+        for series, upstream in self._upstreams.items():
+            if change is None or change.series == series:
+                upstream.worker.changed(change)
+
+    def _is_followed(self, series: Series, feed: Feed) -> bool:
+        upstream = self._upstreams.get(feed.series)
+        return upstream is not None and series in upstream.streams
+
     def _follow(self, feed: Feed) -> _Upstream:
         upstream = _Upstream(feed)
         upstream.worker = SeriesWorker(
@@ -175,8 +193,17 @@ class SubscriptionService:
         """The stream of `series`: the base itself, or one that is made of it."""
         next_ms = upstream.worker.next_ms
         bucket = TimeRange(series.timeframe.floor(next_ms), next_ms)
-        stream = Stream(series, bucket.start_ms, self._broadcast, ring_size=self._ring_size)
+        provider = upstream.feed.provider
+        lag = self._metrics.stream_lag.labels(provider.name)
+        stream = Stream(
+            series,
+            bucket.start_ms,
+            self._broadcast,
+            ring_size=self._ring_size,
+            on_written=lambda closed_ms: lag.observe((provider.now_ms() - closed_ms) / 1000),
+        )
         upstream.streams[series] = stream
+        self._count += 1
         if series != upstream.feed.series:
             stream.deriver = Deriver(series.timeframe, next_ms, emit=stream.take, revise=stream.revise)
             work = partial(self._supply, upstream.feed, stream, stream.deriver, bucket)
@@ -196,9 +223,7 @@ class SubscriptionService:
                     deriver.begin(*await self._history.closed(feed, bucket))
                 else:
                     bucket_ms = await stream.next_revised()
-                    stream.revised(
-                        bucket_ms, await self._whole(feed, stream.series.timeframe, bucket_ms)
-                    )
+                    stream.revised(bucket_ms, await self._whole(feed, stream.series, bucket_ms))
             except MarketdError as error:
                 if not is_down:
                     stream.take(HealthEvent("down", error.message))
@@ -209,16 +234,15 @@ class SubscriptionService:
                     stream.take(HealthEvent("live", ""))
                 is_down = False
 
-    async def _whole(self, feed: Feed, timeframe: Timeframe, bucket_ms: int) -> Bar | None:
-        """A bucket of the past as it is now; None while a part of it is missing."""
-        bars, gaps = await self._history.closed(feed, TimeRange(bucket_ms, timeframe.end(bucket_ms)))
-        if gaps or not bars:
-            return None
-        (whole,) = resample(bars, timeframe)
-        return whole
+    async def _whole(self, feed: Feed, series: Series, bucket_ms: int) -> Bar | None:
+        """A bar of the past as it is now; None while a part of it is missing."""
+        end_ms = series.timeframe.end(bucket_ms)
+        past = await self._history.past(feed, series, since=bucket_ms, before=end_ms, limit=1)
+        return past.bars[0] if past.bars and not past.gaps else None
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]
+        self._count -= 1
         if stream.task is not None:
             stream.task.cancel()
         if not upstream.streams:

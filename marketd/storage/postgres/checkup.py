@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from marketd.domain.coverage import Reason
+from marketd.domain.timeframe import DAY_MS
+from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.storage.base import Checkup
 from marketd.storage.postgres.connection import FAILURES, Connection, Connections, reason
 from marketd.storage.postgres.schema import MIGRATIONS
@@ -36,8 +38,10 @@ _INVALID = """
     WHERE nspname = current_schema() AND NOT (indisvalid AND indisready)
     ORDER BY 1
 """
+# Of months and years, whose buckets differ in length, the bars begin at midnight at least.
 _BARS = """
-    SELECT count(*), min(t), max(t), count(*) FILTER (WHERE (t - $2) % $3 <> 0)
+    SELECT count(*), coalesce(min(t) < $4 OR max(t) >= $5, false),
+        count(*) FILTER (WHERE (t - $2) % $3 <> 0)
     FROM bar WHERE series = $1
 """
 _COVERED = """
@@ -101,15 +105,16 @@ async def _server(connection: Connection) -> list[str]:
 async def _content(connection: Connection, problems: list[str]) -> list[str]:
     """What is in the tables; adds what cannot be so to the problems."""
     content = Content(problems)
-    for number, name, timeframe in await connection.fetch(SERIES):
-        called = f"{name}@{timeframe}"
-        grid = content.grid(called, timeframe)
-        if grid is not None:
-            step = (grid.origin_ms, grid.step_ms)
-            (bars,) = await connection.fetch(_BARS, number, *step, timeout=None)
+    for number, name, written in await connection.fetch(SERIES):
+        called = f"{name}@{written}"
+        timeframe = content.timeframe(called, written)
+        if timeframe is not None:
+            step_ms = DAY_MS if timeframe.is_calendar else timeframe.nominal_ms
+            asked = (number, timeframe.floor(step_ms), step_ms, MIN_MS, MAX_MS)
+            (bars,) = await connection.fetch(_BARS, *asked, timeout=None)
             covered = (number, [Reason.NO_TRADES, Reason.CLOSED], Reason.DATA)
             (denied_proven,) = await connection.fetch(_COVERED, *covered, timeout=None)
-            content.count(called, grid, Counts(*bars, *denied_proven))
+            content.count(called, timeframe, Counts(*bars, *denied_proven))
     for statement, told in doubts(_OWNERS):
         count = await connection.fetchval(statement, timeout=None)
         if count:
