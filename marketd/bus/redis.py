@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from marketd.bus.base import LEASE_MS, BusAway, Heard, Held, Leases, MessageBus
@@ -87,11 +88,11 @@ class RedisBus(MessageBus):
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
             if not self._waiting:
                 self._filled.clear()
-            pipeline = self._redis.pipeline(transaction=False)
-            for channel, message in batch:
-                pipeline.publish(channel, message)
             try:
-                await pipeline.execute()
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for channel, message in batch:
+                        pipeline.publish(channel, message)
+                    await pipeline.execute()
             except (RedisError, OSError):
                 # All of it is lost, as messages may be: what is old by then would only be in the way.
                 await asyncio.sleep(_PAUSE_S)
@@ -151,33 +152,28 @@ class RedisLeases(Leases):
         self._release = redis.register_script(_RELEASE)
 
     async def claim(self, wanted: Mapping[str, bytes]) -> dict[str, Held]:
-        found: dict[str, Held] = {}
-        for batch in _batches(list(wanted.items())):
-            pipeline = self._redis.pipeline(transaction=False)
-            for name, note in batch:
-                await self._claim([self._prefix + name], [self.node, note, LEASE_MS], client=pipeline)
-            for (name, _), (node, note) in zip(batch, await _answers(pipeline), strict=True):
-                found[name] = Held(node.decode(), note)
-        return found
+        commands = [(name, [self.node, note, LEASE_MS]) for name, note in wanted.items()]
+        answers = await self._each(self._claim, commands)
+        return {
+            name: Held(node.decode(), note) for name, (node, note) in zip(wanted, answers, strict=True)
+        }
 
     async def release(self, names: Iterable[str]) -> None:
-        for batch in _batches(list(names)):
-            pipeline = self._redis.pipeline(transaction=False)
-            for name in batch:
-                await self._release([self._prefix + name], [self.node], client=pipeline)
-            await _answers(pipeline)
+        await self._each(self._release, [(name, [self.node]) for name in names])
 
-
-async def _answers(pipeline: Any) -> list[Any]:
-    try:
-        async with asyncio.timeout(2 * _TIMEOUT_S):
-            answers: list[Any] = await pipeline.execute()
-    except (RedisError, OSError) as error:
-        # Only the kind is told: the text of an error may hold the address.
-        raise BusAway(type(error.__cause__ or error).__name__) from error
-    return answers
-
-
-def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for first in range(0, len(items), _BATCH):
-        yield items[first : first + _BATCH]
+    async def _each(self, script: AsyncScript, commands: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        """What the script answers for each name and its arguments."""
+        answers: list[Any] = []
+        try:
+            for first in range(0, len(commands), _BATCH):
+                async with (
+                    asyncio.timeout(2 * _TIMEOUT_S),
+                    self._redis.pipeline(transaction=False) as pipeline,
+                ):
+                    for name, arguments in commands[first : first + _BATCH]:
+                        await script([self._prefix + name], arguments, client=pipeline)
+                    answers += await pipeline.execute()
+        except (RedisError, OSError) as error:
+            # Only the kind is told: the text of an error may hold the address.
+            raise BusAway(type(error.__cause__ or error).__name__) from error
+        return answers
