@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
 from marshmallow import Schema, fields
 
 from marketd.domain.bar import Bar
-from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited, UnknownSymbol
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
-from marketd.plugins import MarketPlugin, hookimpl
+from marketd.plugins import MarketPlugin, PluginContext, hookimpl
+from marketd.plugins.http import HttpClient
 
 
 class Settings(Schema):
@@ -29,21 +28,23 @@ class AcmePlugin(MarketPlugin):
     page_limit = 500
     markets = ("forex",)
     timeframes = (Timeframe.parse("1m"), Timeframe.parse("1d"))
-    session: aiohttp.ClientSession | None = None
+
+    def __init__(self, context: PluginContext) -> None:
+        super().__init__(context)
+        headers = {"X-Key": context.credentials["key"]}
+        self.http = HttpClient("Acme", context.settings["url"], headers=headers)
 
     async def open(self) -> None:
-        self.session = aiohttp.ClientSession(
-            self.context.settings["url"], headers={"X-Key": self.context.credentials["key"]}
-        )
         await self.get_symbols("forex")
 
     async def close(self) -> None:
-        if self.session is not None:
-            await self.session.close()
+        await self.http.close()
 
     async def get_symbols(self, market: str) -> Sequence[SymbolInfo]:
-        listed = await self._get("/symbols")
-        return [SymbolInfo(one["id"], market, name=one["name"]) for one in listed]
+        def read(listed: Any) -> Sequence[SymbolInfo]:
+            return [SymbolInfo(one["id"], market, name=one["name"]) for one in listed]
+
+        return await self.http.get("/symbols", {}, read)
 
     async def fetch_ohlcv(
         self,
@@ -54,25 +55,11 @@ class AcmePlugin(MarketPlugin):
         limit: int,
         params: Mapping[str, Any],
     ) -> Sequence[Bar]:
-        rows = await self._get(
-            "/bars", symbol=symbol, interval=str(timeframe), start=since, end=before, count=limit
-        )
-        return [(t, *map(float, values)) for t, *values in rows]
+        def read(rows: Any) -> Sequence[Bar]:
+            return [(t, *map(float, values)) for t, *values in rows]
 
-    async def _get(self, path: str, **query: Any) -> Any:
-        if self.session is None:
-            raise NotReady("Acme is not open.")
-        async with self.session.get(path, params=query) as response:
-            if response.status in (401, 403):
-                raise ProviderFailed("Acme refused the key.", transient=False)
-            if response.status == 404:
-                raise UnknownSymbol("Acme has no such symbol.")
-            if response.status == 429:
-                wait_s = float(response.headers.get("Retry-After", 1))
-                raise ProviderRateLimited("Acme asks for patience.", retry_after_s=wait_s)
-            if response.status != 200:
-                raise ProviderFailed(f"Acme answered with {response.status}.")
-            return await response.json()
+        asked = {"symbol": symbol, "interval": timeframe, "start": since, "end": before, "count": limit}
+        return await self.http.get("/bars", asked, read)
 
 
 @hookimpl

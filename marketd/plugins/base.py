@@ -133,7 +133,11 @@ class BarStreams(ABC):
 
     @abstractmethod
     def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
-        """Updates of one series from now on, ascending, until it is closed or raises."""
+        """Updates of one series from now on, ascending, until it is closed or raises.
+
+        Of the bars as they are without request parameters: those with parameters are polled. A closed
+        bar that the vendor corrects may come again, closed and with its new values, at any time.
+        """
 
 
 class TickStreams(ABC):
@@ -144,6 +148,25 @@ class TickStreams(ABC):
     @abstractmethod
     def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
         """Batches of one symbol's trades from now on, ascending, until it is closed or raises."""
+
+
+class TickHistory(ABC):
+    """The capability of telling past trades; `has_tick_history` as with streams.
+
+    `tick_page_limit` is the most trades that one `fetch_ticks` returns, which costs `page_cost`.
+    """
+
+    has_tick_history: bool = True
+    tick_page_limit: int = 1000
+
+    @abstractmethod
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        """The first `limit` trades with a time in `[since, before)`, ascending.
+
+        `limit` is at most `tick_page_limit`, and may cut through a millisecond: marketd asks on from
+        there. Fewer trades than `limit` is the provider's word that the range holds no more: raise
+        rather than return a part, and HistoryEnds where `since` lies before what the provider keeps.
+        """
 
 
 class MarketHours(ABC):

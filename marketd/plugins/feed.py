@@ -33,6 +33,11 @@ class Feed:
     params: Mapping[str, Any]
     life: TimeRange
 
+    @property
+    def is_streamed(self) -> bool:
+        """True if the plugin pushes these bars; a stream knows nothing of request parameters."""
+        return self.provider.streams_bars and not self.series.variant
+
     def present(self) -> Present:
         """Where the series stands now."""
         provider, timeframe = self.provider, self.series.timeframe

@@ -41,6 +41,13 @@ class StoredBars(NamedTuple):
     coverage: list[Covered]
 
 
+class StoredTicks(NamedTuple):
+    """Trades, ascending, and the coverage of the range that was read, both of one instant."""
+
+    ticks: list[Tick]
+    coverage: list[Covered]
+
+
 def reach_of(
     bars: Sequence[Bar], timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
 ) -> TimeRange:
@@ -50,6 +57,15 @@ def reach_of(
     if newest:
         return TimeRange(bars[0][0], span.end_ms)
     return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
+
+
+def reach_of_ticks(ticks: Sequence[Tick], span: TimeRange, *, limit: int, newest: bool) -> TimeRange:
+    """The same of trades. The limit may have cut through the millisecond that it ends with."""
+    if len(ticks) < limit or not ticks:
+        return span
+    if newest:
+        return TimeRange(ticks[0][0], span.end_ms)
+    return TimeRange(span.start_ms, ticks[-1][0] + 1)
 
 
 class Job(NamedTuple):
@@ -205,28 +221,35 @@ class Storage(ABC):
     # Trades
 
     @abstractmethod
-    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
-        """Adds those of `ticks` that are new, in one transaction, and gives their number.
+    async def store_ticks(
+        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
+    ) -> list[Tick]:
+        """Adds those of `ticks` that are new, in one transaction, and gives them in their order.
 
-        Durable when it returns, and all or nothing. `ticks` ascends by time; prices and sizes are
-        finite. A trade with an id is the same as one with that id in its millisecond. Without an id it
-        is told apart from those that are equal in everything by its place among them in the call: so
-        the same batch (of whole milliseconds) stored again changes nothing, and equal trades in one
-        batch are that many trades.
+        Durable when it returns, and all or nothing. `covered` (oldest first) is laid over what is known
+        of the instrument's trades, as with bars. `ticks` ascends by time; prices and sizes are finite.
+        A trade with an id is the same as one with that id in its millisecond. Without an id it is told
+        apart from those that are equal in everything by its place among them in the call: so the same
+        batch (of whole milliseconds) stored again changes nothing, and equal trades in one batch are
+        that many trades.
         """
 
     @abstractmethod
     async def read_ticks(
         self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
-    ) -> list[Tick]:
-        """The first (or, `newest`, the last) `limit` trades of `span`, ascending.
+    ) -> StoredTicks:
+        """The first (or, `newest`, the last) `limit` trades of `span`, and the coverage of `span`.
 
-        Within a millisecond they are in the order in which they were stored.
+        Within a millisecond they are in the order in which they were stored. Where there are `limit`
+        trades the coverage may end with what they speak of (`reach_of_ticks`).
         """
 
     @abstractmethod
     async def drop_ticks(self, before_ms: int) -> int:
-        """Deletes every trade before a time, in small steps, and gives their number."""
+        """Deletes every trade before a time, in small steps, and gives their number.
+
+        With them goes what was known of that time.
+        """
 
     # Jobs
 

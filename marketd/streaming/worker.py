@@ -98,7 +98,7 @@ class SeriesWorker:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
                 group.create_task(self._watch_closes(inbox))
-                if self._feed.provider.streams_bars:
+                if self._feed.is_streamed:
                     group.create_task(self._watch_silence())
                 await self._catch_up(self._feed.present().settled_end_ms)
                 while True:
@@ -131,7 +131,7 @@ class SeriesWorker:
     async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         provider = self._feed.provider
         symbol = self._feed.series.instrument.symbol
-        updates = provider.stream(symbol, self._timeframe) if provider.streams_bars else self._poll()
+        updates = provider.stream(symbol, self._timeframe) if self._feed.is_streamed else self._poll()
         async with aclosing(updates):
             async for update in updates:
                 self._heard_ms = provider.now_ms()

@@ -110,9 +110,10 @@ class Model:
         bars = resample(self.read(base, whole, 1_000, False).bars, timeframe)
         return bars[max(0, len(bars) - limit) :] if newest else bars[:limit]
 
-    def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+    def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> list[Tick]:
         kept = self.ticks.setdefault(instrument, [])
         before = list(kept)
+        new = []
         for n, tick in enumerate(ticks):
             if tick[4]:
                 known = any((old[0], old[4]) == (tick[0], tick[4]) for old in kept)
@@ -120,8 +121,9 @@ class Model:
                 known = ticks[: n + 1].count(tick) <= before.count(tick)
             if not known:
                 kept.append(tick)
+                new.append(tick)
         kept.sort(key=open_time)
-        return len(kept) - len(before)
+        return new
 
     def read_ticks(
         self, instrument: Instrument, span: TimeRange, limit: int, newest: bool
@@ -215,7 +217,7 @@ class Comparison(RuleBasedStateMachine):
     ) -> None:
         span = TimeRange(START + ends[0], START + ends[1])
         found = self.run(self.storage.read_ticks(instrument, span, limit=limit, newest=newest))
-        assert found == self.model.read_ticks(instrument, span, limit, newest)
+        assert found.ticks == self.model.read_ticks(instrument, span, limit, newest)
 
     @rule(ms=st.integers(0, 6))
     def drop_ticks(self, ms: int) -> None:

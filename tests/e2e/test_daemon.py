@@ -116,9 +116,12 @@ async def test_a_client_that_comes_back_with_its_cursor_misses_nothing(launch: L
     await asyncio.sleep(1.5)
     async with stream(daemon.url) as socket:
         await say(socket, type="subscribe", id="2", **_symbols("BTC/USD"), timeframe="1s", resume=cursor)
-        replayed = (await hear(socket, "snapshot"))["bars"]
-        resumed = await hear(socket, "resumed")
-        assert (resumed["id"], resumed["recovered"]) == ("2", True)
+        assert json.loads(await socket.recv())["type"] == "subscribed"
+        replayed = []
+        while (message := json.loads(await socket.recv()))["type"] == "bar":
+            assert (message["closed"], message["rev"]) == (True, 0)
+            replayed.append(message["bar"])
+        assert (message["type"], message["id"], message["recovered"]) == ("resumed", "2", True)
         live = await hear_closed(socket, 2)
     seen = [last, *replayed, *live]
     query = {**BTC, "timeframe": "1s", "since": last[0], "before": live[-1][0] + 1}

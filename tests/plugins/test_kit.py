@@ -245,6 +245,28 @@ class TellsTradesOutOfOrder(Honest):
             yield [*batch, (batch[0][0] - 1, 1.0, 1.0, "sell", "")]
 
 
+class CorrectsItself(Honest):
+    """Closes a bar with a late trade missing, and tells it again with that."""
+
+    async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+        async for bar, closed in super().stream_bars(symbol, timeframe):
+            yield BarUpdate((*bar[:5], 0.5), closed)
+            if closed:
+                yield BarUpdate(bar, closed=True)
+
+
+class KnowsNoEndOfTrades(Honest):
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        return await super().fetch_ticks(symbol, since, before + S, limit)
+
+
+class ForgetsTradesWithoutAnId(Honest):
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        return [tick for tick in await super().fetch_ticks(symbol, since, before, 2 * limit) if tick[4]][
+            :limit
+        ]
+
+
 WRONG: dict[str, type[Honest]] = {
     "every_symbol_is_told_once_and_in_its_market": TellsASymbolTwice,
     "a_symbol_is_spelt_in_one_way": UppercasesSymbols,
@@ -267,6 +289,8 @@ WRONG: dict[str, type[Honest]] = {
     "stream_of_bars_begins_anew": EndsSilently,
     "stream_of_bars_can_be_cancelled": GoesOnStreaming,
     "ticks_ascend_and_are_trades": TellsTradesOutOfOrder,
+    "past_ticks_keep_to_range_and_limit": KnowsNoEndOfTrades,
+    "past_ticks_hold_what_the_stream_told": ForgetsTradesWithoutAnId,
 }
 
 
@@ -305,6 +329,14 @@ def test_a_plugin_that_gets_one_thing_wrong_passes_most_checks(cls: type[Honest]
     assert 1 <= len(failed) <= 9, failed
 
 
+def test_a_correction_of_a_closed_bar_is_nothing_wrong() -> None:
+    class Kit(HonestKit):
+        plugin_class = CorrectsItself
+
+    for check in checks(Kit):
+        getattr(Kit(), f"test_{check}")()
+
+
 def test_a_provider_without_streams_is_not_held_to_them() -> None:
     class Plain(MarketPlugin):
         plugin = "plain"
@@ -312,7 +344,7 @@ def test_a_provider_without_streams_is_not_held_to_them() -> None:
     class Kit(ProviderKit):
         plugin_class = Plain
 
-    assert not any(name.startswith(("stream", "ticks")) for name in checks(Kit))
+    assert not any(name.startswith(("stream", "ticks", "past")) for name in checks(Kit))
     assert "bars_ascend" in checks(Kit)
 
 

@@ -26,7 +26,10 @@ from marketd.storage.postgres.schema import MIGRATIONS
 SERIES = Series(INSTRUMENT, MINUTE)
 EVER = TimeRange(MIN_MS, MAX_MS)
 NUMBERS = count()
-TABLES = {"bar", "coverage", "fresh", "instrument", "job", "marketd_schema", "rollup", "series", "tick"}
+TABLES = {
+    *("bar", "coverage", "fresh", "instrument", "job", "marketd_schema", "rollup", "series", "tick"),
+    "tick_coverage",
+}
 
 Url = Callable[..., str]
 

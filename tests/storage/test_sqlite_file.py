@@ -31,7 +31,7 @@ PROOF = Covered(*SPAN, Reason.DATA)
 
 TABLES = [
     *("bar", "coverage", "instrument", "job", "job_by_kind", "probe"),
-    *("rolled", "rollup", "series", "tick"),
+    *("rolled", "rollup", "series", "tick", "tick_coverage"),
 ]
 
 # Opens the database it is given, says so, and keeps it until its input ends.

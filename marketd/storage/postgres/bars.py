@@ -1,4 +1,4 @@
-"""What is said to PostgreSQL of bars and coverage: functions over one connection.
+"""What is said to PostgreSQL of bars: functions over one connection.
 
 Bars travel as arrays, one a column: a page is one statement and one row. Larger reads and writes are
 cut into pieces, so that neither making nor taking apart the arrays holds up the event loop.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 from asyncpg import Record
 
 from marketd.domain.bar import Bar
-from marketd.domain.coverage import Covered, Reason, lay
-from marketd.domain.timerange import TimeRange, merge
+from marketd.domain.coverage import Covered
+from marketd.domain.timerange import TimeRange
 from marketd.storage.base import Revision, Stored, StoredBars
+from marketd.storage.postgres import coverage
 from marketd.storage.postgres.connection import Connection
 from marketd.storage.postgres.freshness import spoil
 
@@ -31,16 +31,7 @@ _FIRST_BARS = """
     ) AS page
 """
 _LAST_BARS = _FIRST_BARS.replace("ORDER BY t", "ORDER BY t DESC")
-_COVERAGE = """
-    SELECT array_agg(range_start), array_agg(range_end), array_agg(reason) FROM (
-        SELECT range_start, range_end, reason FROM coverage
-        WHERE series = $1 AND range_start < $3 AND range_end > $2
-          AND range_start >= coalesce(
-            (SELECT max(range_start) FROM coverage WHERE series = $1 AND range_start <= $2), $2)
-        ORDER BY range_start
-    ) AS known
-"""
-_BOTH = "SELECT * FROM (BARS) AS bars, (COVERAGE) AS coverage".replace("COVERAGE", _COVERAGE)
+_BOTH = "SELECT * FROM (BARS) AS bars, (COVERAGE) AS coverage".replace("COVERAGE", coverage.BARS.read)
 _FIRST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _FIRST_BARS)
 _LAST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _LAST_BARS)
 # NaN equals NaN in PostgreSQL, so that "distinct" means here what same_bar denies.
@@ -60,11 +51,6 @@ _UPSERT = """
         array_agg(t) FILTER (WHERE rev > 0), array_agg(rev) FILTER (WHERE rev > 0)
     FROM written
 """
-_DELETE_COVERAGE = "DELETE FROM coverage WHERE series = $1 AND range_start >= $2 AND range_start < $3"
-_INSERT_COVERAGE = """
-    INSERT INTO coverage (series, range_start, range_end, reason)
-    SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::text[])
-"""
 
 
 async def read(
@@ -75,11 +61,11 @@ async def read(
         # All pieces of one instant.
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             bars = await read_bars(connection, series_id, span, limit=limit, newest=newest)
-            (known,) = await connection.fetch(_COVERAGE, series_id, *span)
-        return StoredBars(bars, _covered(known, span))
+            known = await coverage.read(connection, series_id, span)
+        return StoredBars(bars, known)
     both = _LAST_BARS_AND_COVERAGE if newest else _FIRST_BARS_AND_COVERAGE
     (row,) = await connection.fetch(both, series_id, *span, limit)
-    return StoredBars(_bars(row, newest), _covered(row[6:], span))
+    return StoredBars(_bars(row, newest), coverage.rows(row[6:], span))
 
 
 async def read_bars(
@@ -119,21 +105,8 @@ async def store(
             revised += [Revision(bar, changed[bar[0]]) for bar in piece if bar[0] in changed]
     if inserted or revised:
         await spoil(connection, series_id, TimeRange(bars[0][0], bars[-1][0] + 1))
-    await _lay_coverage(connection, series_id, covered)
+    await coverage.lay_over(connection, series_id, covered)
     return Stored(inserted, revised)
-
-
-async def _lay_coverage(connection: Connection, series_id: int, covered: Sequence[Covered]) -> None:
-    stated = lay([], covered)
-    for run in merge(one.range for one in stated):
-        # Rows that overlap or touch the new statements may grow together with them.
-        wider = TimeRange(run.start_ms - 1, run.end_ms + 1)
-        (known,) = await connection.fetch(_COVERAGE, series_id, *wider)
-        old = _covered(known)
-        new = lay(old, [one for one in stated if not one.range.clip(run).is_empty])
-        if new != old:
-            await connection.execute(_DELETE_COVERAGE, series_id, new[0].start_ms, wider.end_ms)
-            await connection.execute(_INSERT_COVERAGE, series_id, *zip(*new, strict=True))
 
 
 def _bars(row: Record, newest: bool) -> list[Bar]:
@@ -144,12 +117,3 @@ def _bars(row: Record, newest: bool) -> list[Bar]:
     if newest:
         bars.reverse()
     return bars
-
-
-def _covered(row: Any, span: TimeRange | None = None) -> list[Covered]:
-    starts, ends, reasons = row
-    known = [
-        Covered(start_ms, end_ms, Reason(reason))
-        for start_ms, end_ms, reason in zip(starts or (), ends or (), reasons or (), strict=True)
-    ]
-    return known if span is None else [one.clip(span) for one in known]

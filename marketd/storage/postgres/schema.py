@@ -88,6 +88,16 @@ MIGRATIONS = (
     ALTER TABLE series ADD COLUMN fence BIGINT NOT NULL DEFAULT 0;
     ALTER TABLE marketd_schema ADD COLUMN identity UUID NOT NULL DEFAULT gen_random_uuid();
     """,
+    # What is known of an instrument's trades. Those stored before there was this prove nothing.
+    """
+    CREATE TABLE tick_coverage (
+        instrument BIGINT NOT NULL,
+        range_start BIGINT NOT NULL,
+        range_end BIGINT NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (instrument, range_start)
+    );
+    """,
 )
 # Any number that no other program takes for its own lock in the same database.
 _LOCK = 0x6D61726B657464

@@ -15,7 +15,15 @@ from marketd.domain.errors import MarketdError, StorageFailed, Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Change, Job, Revision, Storage, Stored, StoredBars
+from marketd.storage.base import (
+    Change,
+    Job,
+    Revision,
+    Storage,
+    Stored,
+    StoredBars,
+    StoredTicks,
+)
 from marketd.storage.postgres import bars as bar_rows
 from marketd.storage.postgres import names
 from marketd.storage.postgres import ticks as tick_rows
@@ -188,22 +196,24 @@ class PostgresStorage(Storage):
         with self._saying("written"):
             return await self._aggregates.refresh(rows, span or TimeRange(MIN_MS, MAX_MS))
 
-    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
+    async def store_ticks(
+        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
+    ) -> list[Tick]:
         async with self._work("written") as connection:
             async with connection.transaction():
                 instrument_id = await self._ids.ensure(connection, instrument)
-                new = await tick_rows.store(connection, instrument_id, ticks)
+                new = await tick_rows.store(connection, instrument_id, ticks, covered)
             self._ids.keep([(instrument, instrument_id)])
         self.fault = ""
         return new
 
     async def read_ticks(
         self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
-    ) -> list[Tick]:
+    ) -> StoredTicks:
         async with self._work("read") as connection:
             instrument_id = await self._ids.find(connection, instrument)
-            if instrument_id is None:
-                return []
+            if instrument_id is None or span.is_empty:
+                return StoredTicks([], [])
             return await tick_rows.read(connection, instrument_id, span, limit=limit, newest=newest)
 
     async def drop_ticks(self, before_ms: int) -> int:

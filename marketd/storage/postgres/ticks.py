@@ -1,4 +1,4 @@
-"""What is said to PostgreSQL of trades: functions over one connection."""
+"""What is said to PostgreSQL of trades and of their times: functions over one connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
 from marketd.domain.bar import Tick
+from marketd.domain.coverage import Covered
 from marketd.domain.timerange import TimeRange
+from marketd.storage.base import StoredTicks, reach_of_ticks
+from marketd.storage.postgres import coverage
 from marketd.storage.postgres.bars import PIECE
 from marketd.storage.postgres.connection import Connection
 
@@ -21,9 +24,9 @@ _INSERT = """
         ) WITH ORDINALITY AS given (t, price, size, side, id, digest, number)
         ORDER BY number
         ON CONFLICT DO NOTHING
-        RETURNING 1
+        RETURNING t, digest
     )
-    SELECT count(*) FROM written
+    SELECT array_agg(t), array_agg(digest) FROM written
 """
 _READ = "SELECT t, price, size, side, id FROM tick WHERE instrument = $1 AND t >= $2 AND t < $3"
 _FIRST = f"{_READ} ORDER BY t, place LIMIT $4"
@@ -38,34 +41,55 @@ _DROP = """
     )
     SELECT count(*) FROM gone
 """
+_FORGET = "DELETE FROM tick_coverage WHERE instrument = $1 AND range_start < $2 AND range_end <= $2"
+_CUT = "UPDATE tick_coverage SET range_start = $2 WHERE instrument = $1 AND range_start < $2"
+_LOCK = "SELECT id FROM instrument WHERE id = $1 FOR NO KEY UPDATE"
 
 
-async def store(connection: Connection, instrument_id: int, ticks: Sequence[Tick]) -> int:
+async def store(
+    connection: Connection, instrument_id: int, ticks: Sequence[Tick], covered: Sequence[Covered]
+) -> list[Tick]:
     """See Storage.store_ticks; inside a transaction of the caller's."""
+    if covered:
+        # One at a time: what two nodes know of one time grows together.
+        await connection.execute(_LOCK, instrument_id)
+        await coverage.lay_over(connection, instrument_id, covered, table=coverage.TICKS)
     digests = list(_digests(ticks))
-    new = 0
+    new: list[Tick] = []
     for first in range(0, len(ticks), PIECE):
         piece = slice(first, first + PIECE)
-        new += await connection.fetchval(
+        ((times, written),) = await connection.fetch(
             _INSERT, instrument_id, *zip(*ticks[piece], strict=True), digests[piece]
         )
+        left = set(zip(times or (), written or (), strict=True))
+        for tick, digest in zip(ticks[piece], digests[piece], strict=True):
+            if (tick[0], digest) in left:
+                left.remove((tick[0], digest))
+                new.append(tick)
     return new
 
 
 async def read(
     connection: Connection, instrument_id: int, span: TimeRange, *, limit: int, newest: bool
-) -> list[Tick]:
+) -> StoredTicks:
     """See Storage.read_ticks."""
-    rows = await connection.fetch(_LAST if newest else _FIRST, instrument_id, *span, limit)
-    ticks: list[Tick] = [tuple(row) for row in rows]
-    if newest:
-        ticks.reverse()
-    return ticks
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        rows = await connection.fetch(_LAST if newest else _FIRST, instrument_id, *span, limit)
+        ticks: list[Tick] = [tuple(row) for row in rows]
+        if newest:
+            ticks.reverse()
+        spoken = reach_of_ticks(ticks, span, limit=limit, newest=newest)
+        known = await coverage.read(connection, instrument_id, spoken, table=coverage.TICKS)
+    return StoredTicks(ticks, known)
 
 
 async def drop(connection: Connection, instrument_id: int, before_ms: int) -> int:
     """Deletes some trades before a time; gives their number, zero if none are left."""
-    gone: int = await connection.fetchval(_DROP, instrument_id, before_ms, PIECE)
+    async with connection.transaction():
+        await connection.execute(_LOCK, instrument_id)
+        await connection.execute(_FORGET, instrument_id, before_ms)
+        await connection.execute(_CUT, instrument_id, before_ms)
+        gone: int = await connection.fetchval(_DROP, instrument_id, before_ms, PIECE)
     return gone
 
 

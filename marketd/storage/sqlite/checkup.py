@@ -30,7 +30,7 @@ _COVERED = """
 _CROOKED = """
     SELECT count(*) FROM (
         SELECT range_start, range_end,
-            lag(range_end) OVER (PARTITION BY series ORDER BY range_start) AS reached FROM coverage)
+            lag(range_end) OVER (PARTITION BY {owner} ORDER BY range_start) AS reached FROM {table})
     WHERE range_end <= range_start OR range_start < reached OR range_start < ? OR range_end > ?
 """
 # Whose rows a table has, each owner found by one step into its key.
@@ -47,7 +47,9 @@ _OWNERS = {
     "rollup": "series",
     "rolled": "series",
     "tick": "instrument",
+    "tick_coverage": "instrument",
 }
+_COVERAGES = {"coverage": "coverage", "tick_coverage": "coverage of trades"}
 
 
 def check(path: Path, stop: threading.Event, *, still: bool = False) -> Checkup:
@@ -100,9 +102,11 @@ def _content(connection: sqlite3.Connection, problems: list[str]) -> _Counts:
         (strays,) = connection.execute(_STRAY.format(table=table, owner=owner)).fetchone()
         if strays:
             problems.append(f"The table {table} has rows of {strays} {owner} that nothing names.")
-    (crooked,) = connection.execute(_CROOKED, (MIN_MS, MAX_MS)).fetchone()
-    if crooked:
-        problems.append(f"{crooked} ranges of the coverage are empty, overlap or lie outside of time.")
+    for table, told in _COVERAGES.items():
+        statement = _CROOKED.format(table=table, owner=_OWNERS[table])
+        (crooked,) = connection.execute(statement, (MIN_MS, MAX_MS)).fetchone()
+        if crooked:
+            problems.append(f"{crooked} ranges of the {told} are empty, overlap or lie outside of time.")
     (trades,) = connection.execute("SELECT count(*) FROM tick").fetchone()
     return _Counts(len(series), bars, unproven, trades)
 

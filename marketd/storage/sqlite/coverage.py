@@ -1,9 +1,10 @@
-"""What is known of a series, range by range."""
+"""What is known of a series, or of an instrument's trades, range by range."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from marketd.domain.coverage import Covered, Reason, lay
 from marketd.domain.timerange import TimeRange
@@ -21,16 +22,39 @@ _INSERT_COVERAGE = """
 """
 
 
-def lay_over(connection: sqlite3.Connection, series_id: int, covered: Sequence[Covered]) -> None:
-    """Adds statements to what is known, within the caller's transaction."""
+def _of_ticks(statement: str) -> str:
+    return statement.replace("coverage", "tick_coverage").replace("series", "instrument")
+
+
+_READ_TICK_COVERAGE = _of_ticks(_READ_COVERAGE)
+_DELETE_TICK_COVERAGE = _of_ticks(_DELETE_COVERAGE)
+_INSERT_TICK_COVERAGE = _of_ticks(_INSERT_COVERAGE)
+
+
+class Table(NamedTuple):
+    """The statements for one of the two tables of coverage."""
+
+    read: str
+    delete: str
+    insert: str
+
+
+BARS = Table(_READ_COVERAGE, _DELETE_COVERAGE, _INSERT_COVERAGE)
+TICKS = Table(_READ_TICK_COVERAGE, _DELETE_TICK_COVERAGE, _INSERT_TICK_COVERAGE)
+
+
+def lay_over(
+    connection: sqlite3.Connection, owner: int, covered: Sequence[Covered], *, table: Table = BARS
+) -> None:
+    """Adds statements to what is known of a series or an instrument, in the caller's transaction."""
     for run in _runs(lay([], covered)):
         # Rows that overlap or touch the new statements may grow together with them.
         start_ms, end_ms = run[0].start_ms, run[-1].end_ms
-        old = read(connection, series_id, TimeRange(start_ms - 1, end_ms + 1))
+        old = read(connection, owner, TimeRange(start_ms - 1, end_ms + 1), table=table)
         new = lay(old, run)
         if new != old:
-            connection.execute(_DELETE_COVERAGE, (series_id, new[0].start_ms, end_ms + 1))
-            connection.executemany(_INSERT_COVERAGE, ((series_id, *one) for one in new))
+            connection.execute(table.delete, (owner, new[0].start_ms, end_ms + 1))
+            connection.executemany(table.insert, ((owner, *one) for one in new))
 
 
 def _runs(stated: Iterable[Covered]) -> Iterator[list[Covered]]:
@@ -45,7 +69,9 @@ def _runs(stated: Iterable[Covered]) -> Iterator[list[Covered]]:
         yield run
 
 
-def read(connection: sqlite3.Connection, series_id: int, span: TimeRange) -> list[Covered]:
+def read(
+    connection: sqlite3.Connection, owner: int, span: TimeRange, *, table: Table = BARS
+) -> list[Covered]:
     """The stored ranges, whole, that overlap `span`."""
-    rows = connection.execute(_READ_COVERAGE, (series_id, *span))
+    rows = connection.execute(table.read, (owner, *span))
     return [Covered(start_ms, end_ms, Reason(reason)) for start_ms, end_ms, reason in rows]

@@ -104,6 +104,7 @@ def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
             "_FIND_INSTRUMENT": instrument.names,
             "_NEXT_INSTRUMENT": (0,),
             "_FIRST_TICKS": (number, middle_ms, MAX_MS, _PAGE),
+            "_READ_TICK_COVERAGE": (number, middle_ms, MAX_MS),
             "_LAST_TICKS": (number, MIN_MS, middle_ms, _PAGE),
         }
     return asked

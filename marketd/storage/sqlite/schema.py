@@ -92,6 +92,16 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE probe (filler BLOB);
     """,
+    # What is known of an instrument's trades. Those stored before there was this prove nothing.
+    """
+    CREATE TABLE tick_coverage (
+        instrument INTEGER NOT NULL,
+        range_start INTEGER NOT NULL,
+        range_end INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (instrument, range_start)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

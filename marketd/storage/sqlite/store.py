@@ -21,7 +21,16 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Change, Checkup, Job, QueryPlan, Storage, Stored, StoredBars
+from marketd.storage.base import (
+    Change,
+    Checkup,
+    Job,
+    QueryPlan,
+    Storage,
+    Stored,
+    StoredBars,
+    StoredTicks,
+)
 from marketd.storage.sqlite import bars as bar_rows
 from marketd.storage.sqlite import jobs as job_rows
 from marketd.storage.sqlite import rollups
@@ -132,12 +141,16 @@ class SQLiteStorage(Storage):
                     count += len((await self._build(series, timeframe, stale, newest=False)).bars)
         return count
 
-    async def store_ticks(self, instrument: Instrument, ticks: Sequence[Tick]) -> int:
-        return await self._write(lambda connection: tick_rows.store(connection, instrument, ticks))
+    async def store_ticks(
+        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
+    ) -> list[Tick]:
+        return await self._write(
+            lambda connection: tick_rows.store(connection, instrument, ticks, covered)
+        )
 
     async def read_ticks(
         self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
-    ) -> list[Tick]:
+    ) -> StoredTicks:
         return await self._read(
             lambda connection: tick_rows.read(connection, instrument, span, limit, newest)
         )
