@@ -83,7 +83,9 @@ class ScriptedPlugin(MarketPlugin):
 
 
 class StreamingPlugin(ScriptedPlugin, BarStreams):
-    """The same, with a stream that says what the test puts into `updates`."""
+    """The same, with a stream that says what the test puts into `updates`, and has the last word."""
+
+    is_authoritative = True
 
     def __init__(
         self, context: PluginContext, bars: Sequence[Bar], timeframes: Sequence[Timeframe]

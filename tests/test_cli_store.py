@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import shutil
@@ -435,6 +436,34 @@ def test_bars_go_into_a_database_server_and_come_out_the_same(
     assert shell.take(*odd).stdout == "bars.csv: 3 bars, nothing new\n"
     assert shell.bars() == odd
     assert not shell.database.exists()
+
+
+async def test_what_is_imported_into_a_database_server_a_running_daemon_serves(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = await postgres_server.create("imported")
+    shell, house = Shell(tmp_path, url), House(tmp_path, url)
+    question = {
+        "market": "crypto", "provider": "sim", "symbol": "BTC/USD", "timeframe": "1m",
+        "since": START, "before": START + 2 * M,
+    }  # fmt: skip
+    await house.open()
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def asked() -> list[float]:
+                async with session.get(f"{house.url}/api/v1/ohlcv", params=question) as response:
+                    return [bar[4] for bar in (await response.json())["bars"]]
+
+            before = await asked()
+            path = shell.file(minute(0, 7.0), minute(1, 8.0))
+            assert (await run("import", str(path), *NAMES, "-c", str(shell.config))).code == 0
+            async with asyncio.timeout(20):
+                while (now := await asked()) == before:  # noqa: ASYNC110 - it hears of it when it does
+                    await asyncio.sleep(0.01)
+            assert now == [7.0, 8.0]
+    finally:
+        await house.close()
 
 
 def test_a_database_server_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:

@@ -127,9 +127,12 @@ class BarStreams(ABC):
     """The capability of pushing bars as they form.
 
     `has_bar_stream` is for `open` to unset, where a plugin for many vendors finds one without.
+    `is_authoritative` says that `fetch_ohlcv` returns what the stream has said of a closed bar, with
+    its later corrections. Unless it does, marketd fetches such bars once more a little later.
     """
 
     has_bar_stream: bool = True
+    is_authoritative: bool = False
 
     @abstractmethod
     def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:

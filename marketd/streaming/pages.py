@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from marketd.domain.bar import Bar
 from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
@@ -15,27 +14,13 @@ from marketd.domain.timerange import TimeRange
 from marketd.plugins.feed import Feed
 from marketd.storage import Change
 from marketd.streaming.messages import Message, gap_message, snapshot_message
+from marketd.streaming.needs import Past, PastBars
 from marketd.streaming.ring import Cursor
 
 _PAGE = 2_000
 _KEPT = 16
 # How many pages of one provider are read at once: what is live waits for no more than these.
 _AT_ONCE = 8
-
-
-class PastBars(NamedTuple):
-    """Closed bars, ascending: all there are up to `end_ms`, but for `gaps`."""
-
-    bars: list[Bar]
-    end_ms: int
-    gaps: list[Gap]
-
-
-class Past(Protocol):
-    """What joining clients need of history."""
-
-    async def past(self, feed: Feed, series: Series, *, since: int, before: int, limit: int) -> PastBars:
-        """The first `limit` closed bars of `series`, which `feed` makes up, in `[since, before)`."""
 
 
 class Page(NamedTuple):

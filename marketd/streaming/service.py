@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from marketd.domain.bar import Bar
 from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
-from marketd.domain.resample import resample
-from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.storage import Storage
+from marketd.storage import Change, Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import FEED_STATES, Event, HealthEvent
-from marketd.streaming.pages import Pages, Past
+from marketd.streaming.needs import History
+from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import Stream
 from marketd.streaming.subscription import Subscription
-from marketd.streaming.worker import History, SeriesWorker
+from marketd.streaming.worker import SeriesWorker
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
@@ -51,10 +50,6 @@ class _Upstream:
                 stream.deriver.take(event)
 
 
-class HistoryAndPast(History, Past, Protocol):
-    """Everything that live needs of history."""
-
-
 class Joined(NamedTuple):
     """Where a subscription stands at first: `cursor` is that of a client which has all before live.
 
@@ -76,7 +71,7 @@ class SubscriptionService:
     def __init__(
         self,
         *,
-        history: HistoryAndPast,
+        history: History,
         storage: Storage,
         supervisor: Supervisor,
         metrics: Metrics,
@@ -94,7 +89,7 @@ class SubscriptionService:
         self._broadcast = BroadcastManager(metrics)
         self._pages = Pages(history)
         self._upstreams: dict[Series, _Upstream] = {}
-        storage.listen(self._pages.changed)
+        storage.listen(self._changed)
 
     def subscribe(self, feed: Feed, subscription: Subscription, resume: Cursor | None = None) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
@@ -157,6 +152,13 @@ class SubscriptionService:
                 counts[upstream.health.state] += 1
         return counts
 
+    def _changed(self, change: Change | None) -> None:
+        """Something was stored, perhaps by another process: of a series that is followed, it is told."""
+        self._pages.changed(change)
+        for series, upstream in self._upstreams.items():
+            if change is None or change.series == series:
+                upstream.worker.changed(change)
+
     def _follow(self, feed: Feed) -> _Upstream:
         upstream = _Upstream(feed)
         upstream.worker = SeriesWorker(
@@ -196,9 +198,7 @@ class SubscriptionService:
                     deriver.begin(*await self._history.closed(feed, bucket))
                 else:
                     bucket_ms = await stream.next_revised()
-                    stream.revised(
-                        bucket_ms, await self._whole(feed, stream.series.timeframe, bucket_ms)
-                    )
+                    stream.revised(bucket_ms, await self._whole(feed, stream.series, bucket_ms))
             except MarketdError as error:
                 if not is_down:
                     stream.take(HealthEvent("down", error.message))
@@ -209,13 +209,11 @@ class SubscriptionService:
                     stream.take(HealthEvent("live", ""))
                 is_down = False
 
-    async def _whole(self, feed: Feed, timeframe: Timeframe, bucket_ms: int) -> Bar | None:
-        """A bucket of the past as it is now; None while a part of it is missing."""
-        bars, gaps = await self._history.closed(feed, TimeRange(bucket_ms, timeframe.end(bucket_ms)))
-        if gaps or not bars:
-            return None
-        (whole,) = resample(bars, timeframe)
-        return whole
+    async def _whole(self, feed: Feed, series: Series, bucket_ms: int) -> Bar | None:
+        """A bar of the past as it is now; None while a part of it is missing."""
+        end_ms = series.timeframe.end(bucket_ms)
+        past = await self._history.past(feed, series, since=bucket_ms, before=end_ms, limit=1)
+        return past.bars[0] if past.bars and not past.gaps else None
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.storage.base import QueryPlan
+from marketd.storage.rollups import KEPT
 from marketd.storage.sqlite import bars, coverage, jobs, names, probe, rolled, rollups, ticks
 from marketd.storage.sqlite.upkeep import reading
 
@@ -82,7 +83,7 @@ def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
         number, middle_ms = series.id, series.middle_ms
         *_, timeframe, _ = series.names
         end_ms = middle_ms + _PAGE * Timeframe.parse(timeframe).nominal_ms
-        coarser = str(rollups.KEPT[0])
+        coarser = str(KEPT[0])
         asked |= {
             "_FIND_SERIES": series.names,
             "_ALL_BARS": (number, middle_ms, end_ms),

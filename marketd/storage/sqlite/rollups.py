@@ -1,7 +1,7 @@
 """Coarser bars, computed from the base bars once and kept: functions over one connection.
 
-Only from base bars, never from other coarser ones: a sum of sums would differ in its last bits. They
-are made when they are first asked for, in steps that each read few enough bars to keep nobody waiting.
+They are made when they are first asked for, in steps that each read few enough bars to keep nobody
+waiting.
 """
 
 from __future__ import annotations
@@ -16,15 +16,11 @@ from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, subtract
+from marketd.storage import rollups
 from marketd.storage.sqlite import bars, rolled
 from marketd.storage.sqlite.names import SeriesIds
 from marketd.storage.sqlite.values import decoded, encoded
 
-# What is kept, of bases so fine that computing it each time would be slow.
-KEPT = tuple(map(Timeframe.parse, ("1h", "2h", "4h", "6h", "12h", "1d", "3d", "1w", "1M", "3M", "1y")))
-# What is asked for most often is brought up to date without having been asked for.
-_AHEAD = frozenset(map(Timeframe.parse, ("1h", "4h", "1d", "1w", "1M")))
-_FEWEST_IN_BUCKET, _MOST_IN_BUCKET = 24, 600_000
 # Base bars of one step, unless one bucket holds more.
 _STEP = 20_000
 
@@ -53,15 +49,6 @@ class Part(NamedTuple):
     span: TimeRange
 
 
-def is_kept(base: Timeframe, timeframe: Timeframe) -> bool:
-    """True if bars of `timeframe` that are made of `base` are kept."""
-    return (
-        timeframe in KEPT
-        and base.tiles(timeframe)
-        and _FEWEST_IN_BUCKET <= base.most_in(timeframe) <= _MOST_IN_BUCKET
-    )
-
-
 def read(
     connection: sqlite3.Connection,
     ids: SeriesIds,
@@ -75,7 +62,7 @@ def read(
     found = ids.find(connection, base)
     if found is None:
         return Part([], span)
-    if not is_kept(base.timeframe, timeframe):
+    if not rollups.is_kept(base.timeframe, timeframe):
         return compute(connection, ids, base, timeframe, span, limit, newest)
     known = [piece.clip(span) for piece in rolled.read(connection, found[0], timeframe, span)]
     unknown = subtract(span, [piece for piece in known if not piece.is_empty])
@@ -139,12 +126,11 @@ def build(
 
 
 def to_refresh(connection: sqlite3.Connection, ids: SeriesIds, base: Series) -> list[Timeframe]:
-    """What to bring up to date of a series: what is often asked for, and what of it is kept already."""
+    """See rollups.to_refresh; nothing of a series of which nothing is stored."""
     found = ids.find(connection, base)
     if found is None:
         return []
-    used = _AHEAD | rolled.timeframes(connection, found[0])
-    return [timeframe for timeframe in KEPT if timeframe in used and is_kept(base.timeframe, timeframe)]
+    return rollups.to_refresh(base.timeframe, rolled.timeframes(connection, found[0]))
 
 
 def next_stale(
