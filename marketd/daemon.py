@@ -31,6 +31,7 @@ from marketd.plugins.provider import Provider
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
 from marketd.web.app import make_app
@@ -145,7 +146,9 @@ class Daemon:
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
-            stall_ms=config.stream.stall,
+            workers=partial(
+                LoneWorker, history=orchestrator, storage=storage, stall_ms=config.stream.stall
+            ),
             ring=config.stream.ring,
         )
         market = MarketService(self.loader, orchestrator)

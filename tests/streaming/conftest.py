@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import Joined, SubscriptionService
 from marketd.streaming.subscription import Subscription
+from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 
 PATIENCE_S = 5
@@ -89,7 +91,7 @@ class World:
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
-            stall_ms=30_000,
+            workers=partial(LoneWorker, history=self.orchestrator, storage=storage, stall_ms=30_000),
             ring=RING,
         )
 
