@@ -16,6 +16,7 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
+from marketd.bus.redis import RedisBus, RedisLeases, connect
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -30,6 +31,8 @@ from marketd.plugins.loader import PluginLoader, installed
 from marketd.plugins.provider import Provider
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
+from marketd.streaming.member import NodeWorker, Others
+from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
@@ -78,6 +81,7 @@ class Daemon:
             found=found,
         )
         self.storage: Storage = _storage(config.storage)
+        self._nodes: Nodes | None = None
         self._serves = False
         self.url = ""
 
@@ -90,6 +94,13 @@ class Daemon:
     def reason(self) -> str:
         """Why it is not ready, in a sentence; empty if it is."""
         return self.storage.fault if self._serves else "marketd is starting or stopping."
+
+    @property
+    def nodes(self) -> tuple[str, str]:
+        """Whether this is the `one` node, or `together` with others, or `alone`, and then why."""
+        if self._nodes is None:
+            return "one", ""
+        return ("alone", self._nodes.fault) if self._nodes.fault else ("together", "")
 
     async def start(self) -> None:
         """Opens everything; when it returns, requests are answered. Raises MarketdError if it cannot."""
@@ -133,6 +144,7 @@ class Daemon:
         if wrong := list(problems(config.backfill, self.loader)):
             raise ConfigError("\n".join(wrong))
         supervisor = Supervisor(self.metrics)
+        others = self._others(supervisor)
         self._opened.push_async_callback(supervisor.stop)
         history = History(storage, self.metrics)
         orchestrator = DataOrchestrator(
@@ -147,7 +159,10 @@ class Daemon:
             metrics=self.metrics,
             linger_ms=config.stream.linger,
             workers=partial(
-                LoneWorker, history=orchestrator, storage=storage, stall_ms=config.stream.stall
+                partial(NodeWorker, others=others) if others else LoneWorker,
+                history=orchestrator,
+                storage=storage,
+                stall_ms=config.stream.stall,
             ),
             ring=config.stream.ring,
         )
@@ -187,6 +202,23 @@ class Daemon:
         # A provider that is slow to open keeps nobody waiting but who asks for it.
         for provider in self.loader.providers.values():
             supervisor.run(f"open {provider.name}", partial(_open, provider))
+
+    def _others(self, supervisor: Supervisor) -> Others | None:
+        """The way to the nodes that share the store; None if nobody can."""
+        url, space = self._config.redis.url, self.storage.identity
+        if not url:
+            return None
+        if not space:
+            log.info("nodes one reason=a database file has one owner; Redis shares rate limits alone")
+            return None
+        redis = connect(url)
+        self._opened.push_async_callback(redis.aclose)
+        self._nodes = Nodes(RedisLeases(redis, space), self.storage, self.metrics)
+        self._opened.push_async_callback(self._nodes.close)
+        bus = RedisBus(redis, space)
+        supervisor.run("hear other nodes", bus.run)
+        supervisor.run("divide what is followed", self._nodes.run)
+        return Others(self._nodes, bus, self._clock, self.metrics)
 
     async def _listen(self, app: web.Application) -> None:
         server = self._config.server

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from marketd.bus import MessageBus
 from marketd.clock import Clock
@@ -37,6 +38,15 @@ _INBOX = 1_000
 _MOST_BARS = 100
 
 
+class Others(NamedTuple):
+    """This node's way to the others. `clock` is that by which they tell how late a word is."""
+
+    nodes: Nodes
+    bus: MessageBus
+    clock: Clock
+    metrics: Metrics
+
+
 class NodeWorker:
     """Follows `feed` with the help of other nodes. `emit` is called in order and must not block."""
 
@@ -45,24 +55,18 @@ class NodeWorker:
         feed: Feed,
         emit: Callable[[Event], None],
         *,
-        nodes: Nodes,
-        bus: MessageBus,
+        others: Others,
         history: History,
         storage: Storage,
-        clock: Clock,
-        metrics: Metrics,
         stall_ms: int,
     ) -> None:
         self.front = Front(feed, storage=storage, history=history, emit=self._emit)
         self.name = to_json(_names(feed.series)).decode()
         self._feed = feed
         self._tell_clients = emit
-        self._nodes = nodes
-        self._bus = bus
+        self._nodes, self._bus, self._clock, self._metrics = others
         self._history = history
         self._storage = storage
-        self._clock = clock
-        self._metrics = metrics
         self._stall_ms = stall_ms
         self._part = Part.WAITING
         self._is_assigned = asyncio.Event()
@@ -88,7 +92,8 @@ class NodeWorker:
 
     def note(self) -> bytes:
         """See nodes.Member."""
-        return self._bulletin(self.front.next_ms, []).pack()
+        next_ms = self.front.next_ms
+        return self._bulletin(next_ms, next_ms, []).pack()
 
     def assign(self, part: Part, note: bytes) -> None:
         """See nodes.Member."""
@@ -135,7 +140,7 @@ class NodeWorker:
             self.front.tell("down", error.message)
             await asyncio.sleep(_PAUSE_S)
             return
-        self._metrics.leader_changes.inc()
+        self._metrics.stream_led.inc()
         log.info("leading series=%s fence=%d", self._feed.series, self._fence)
         self._leads = True
         self._told_ms = self.front.next_ms
@@ -185,7 +190,7 @@ class NodeWorker:
             return
         if bulletin.bars is not None and bulletin.next_ms > front.next_ms:
             new = [bar for bar in bulletin.bars if bar[0] >= front.next_ms]
-            front.publish(new, bulletin.next_ms)
+            front.close(new, bulletin.next_ms)
             self._metrics.bus_lag.observe(max(0, self._clock.now_ms() - bulletin.sent_ms) / 1000)
         if bulletin.forming is not None:
             front.form(bulletin.forming)
@@ -216,21 +221,13 @@ class NodeWorker:
                 self._publish(self._told_ms, [])
 
     def _publish(self, next_ms: int, bars: list[Bar] | None, forming: Bar | None = None) -> None:
-        self._bus.publish(self.name, self._bulletin(next_ms, bars, forming).pack())
+        self._bus.publish(self.name, self._bulletin(self._told_ms, next_ms, bars, forming).pack())
 
-    def _bulletin(self, next_ms: int, bars: list[Bar] | None, forming: Bar | None = None) -> Bulletin:
-        health = self.front.health
-        from_ms = self._told_ms if self._leads else next_ms
-        return Bulletin(
-            self._fence,
-            self._clock.now_ms(),
-            from_ms,
-            next_ms,
-            bars,
-            forming,
-            health.state,
-            health.message,
-        )
+    def _bulletin(
+        self, from_ms: int, next_ms: int, bars: list[Bar] | None, forming: Bar | None = None
+    ) -> Bulletin:
+        now_ms, (state, message) = self._clock.now_ms(), self.front.health
+        return Bulletin(self._fence, now_ms, from_ms, next_ms, bars, forming, state, message)
 
 
 def _names(series: Series) -> Sequence[str]:

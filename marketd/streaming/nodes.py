@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
@@ -46,14 +48,22 @@ class Member(Protocol):
 
 
 class Nodes:
-    """Assigns the parts, while `run` runs."""
+    """Assigns the parts, while `run` runs. `now_s` is any clock that never goes back."""
 
-    def __init__(self, leases: Leases, storage: Storage, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        storage: Storage,
+        metrics: Metrics,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.fault = ""
         """Why this node is alone at present, in a sentence; empty while it is not."""
         self._leases = leases
         self._storage = storage
         self._metrics = metrics
+        self._now_s = now_s
         self._members: dict[str, Member] = {}
         self._left: set[str] = set()
         self._is_wanted = asyncio.Event()
@@ -77,7 +87,7 @@ class Nodes:
         """Holds a round every second, and whenever a member joins or leaves."""
         while True:
             self._is_wanted.clear()
-            await self._round()
+            await self.round()
             try:
                 async with asyncio.timeout(_ROUND_S):
                     await self._is_wanted.wait()
@@ -92,8 +102,9 @@ class Nodes:
             # It expires.
             return
 
-    async def _round(self) -> None:
-        begun_s = asyncio.get_running_loop().time()
+    async def round(self) -> None:
+        """Claims what is followed here, and assigns the parts."""
+        begun_s = self._now_s()
         left, self._left = self._left, set()
         # Who cannot write does not lead, so that somebody else can.
         wanted = {} if self._is_faulty(begun_s) else self._members.copy()

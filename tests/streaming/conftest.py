@@ -74,7 +74,13 @@ class Client:
 class World:
     """Everything behind the stream, for one scripted provider and a clock that the test moves."""
 
-    def __init__(self, storage: Storage, plugin: StreamingPlugin, clock: ManualClock) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        plugin: StreamingPlugin,
+        clock: ManualClock,
+        workers: Callable[..., Any] = LoneWorker,
+    ) -> None:
         self.metrics = Metrics()
         self.clock = clock
         self.plugin = plugin
@@ -91,7 +97,7 @@ class World:
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
-            workers=partial(LoneWorker, history=self.orchestrator, storage=storage, stall_ms=30_000),
+            workers=partial(workers, history=self.orchestrator, storage=storage, stall_ms=30_000),
             ring=RING,
         )
 
