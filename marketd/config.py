@@ -171,7 +171,14 @@ class UpstreamConfig:
     retries: int = setting(
         whole(0, 10), 3, "How often a call that failed is tried again, where that may help."
     )
-    symbols_ttl: Millis = setting(duration(), "1h", "How long a provider's list of symbols is kept.")
+    symbols_ttl: Millis = setting(
+        duration(), "1h", "How old a provider's list of symbols may be before it is asked for again."
+    )
+    idle: Millis = setting(
+        duration(),
+        "15m",
+        "How long a provider that nobody uses stays open; the next use opens it again.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

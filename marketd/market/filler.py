@@ -15,8 +15,8 @@ from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
+from marketd.plugins.guard import Turn
 from marketd.plugins.pages import Fetched
-from marketd.plugins.provider import Turn
 from marketd.storage import Storage
 
 log = logging.getLogger(__name__)

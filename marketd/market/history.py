@@ -20,7 +20,7 @@ from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler, Filling
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.plugins.provider import BACKGROUND, Turn
+from marketd.plugins.guard import BACKGROUND, Turn
 from marketd.storage import Storage
 from marketd.storage.base import reach_of
 

@@ -65,6 +65,10 @@ class SeriesWorker:
 
         Raises Superseded once another node leads the series with a later fence than the feed's.
         """
+        with self._feed.provider.lease():
+            await self._keep_following()
+
+    async def _keep_following(self) -> None:
         front = self._front
         pause_s = _FIRST_PAUSE_S
         while True:

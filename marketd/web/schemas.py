@@ -278,7 +278,7 @@ class MarketsOut(Schema):
 
 
 class HealthOut(Schema):
-    state = fields.String(required=True, validate=validate.OneOf(["opening", "up", "down"]))
+    state = fields.String(required=True, validate=validate.OneOf(["idle", "opening", "up", "down"]))
     message = fields.String(required=True)
 
 

@@ -35,8 +35,6 @@ _INSERT_ROLLUP = """
     INSERT INTO rollup (series, timeframe, t, open, high, low, close, volume)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
-_FIRST_TIME = "SELECT t FROM bar WHERE series = ? ORDER BY t LIMIT 1"
-_LAST_TIME = "SELECT t FROM bar WHERE series = ? ORDER BY t DESC LIMIT 1"
 
 
 class Part(NamedTuple):
@@ -64,7 +62,7 @@ def read(
         return Part([], span)
     if not rollups.is_kept(base.timeframe, timeframe):
         return compute(connection, ids, base, timeframe, span, limit, newest)
-    known = [piece.clip(span) for piece in rolled.read(connection, found[0], timeframe, span)]
+    known = [piece.clip(span) for piece in rolled.read(connection, found, timeframe, span)]
     unknown = subtract(span, [piece for piece in known if not piece.is_empty])
     if newest:
         if unknown and unknown[-1].end_ms == span.end_ms:
@@ -75,7 +73,7 @@ def read(
             return unknown[0]
         span = TimeRange(span.start_ms, unknown[0].start_ms if unknown else span.end_ms)
     statement = _LAST_ROLLUP if newest else _FIRST_ROLLUP
-    rows = connection.execute(statement, (found[0], str(timeframe), *span, limit)).fetchall()
+    rows = connection.execute(statement, (found, str(timeframe), *span, limit)).fetchall()
     if newest:
         rows.reverse()
     return Part([decoded(row) for row in rows], span)
@@ -96,7 +94,7 @@ def compute(
         return Part([], span)
     bucket = base.timeframe.most_in(timeframe)
     most = max(bucket, min(limit * bucket, _STEP))
-    rows = bars.select(connection, found, span, most, newest)
+    rows = bars.select(connection, found, base.timeframe, span, most, newest)
     if len(rows) == most:
         # The step may have cut a bucket in two.
         if newest:
@@ -118,10 +116,10 @@ def build(
     part = compute(connection, ids, base, timeframe, span, _STEP, newest)
     found = ids.find(connection, base)
     if found is not None:
-        key = (found[0], str(timeframe))
+        key = (found, str(timeframe))
         connection.execute(_DELETE_ROLLUP, (*key, *part.span))
         connection.executemany(_INSERT_ROLLUP, ((*key, *encoded(bar)) for bar in part.bars))
-        rolled.add(connection, found[0], timeframe, part.span)
+        rolled.add(connection, found, timeframe, part.span)
     return part
 
 
@@ -130,7 +128,7 @@ def to_refresh(connection: sqlite3.Connection, ids: SeriesIds, base: Series) -> 
     found = ids.find(connection, base)
     if found is None:
         return []
-    return rollups.to_refresh(base.timeframe, rolled.timeframes(connection, found[0]))
+    return rollups.to_refresh(base.timeframe, rolled.timeframes(connection, found))
 
 
 def next_stale(
@@ -138,13 +136,12 @@ def next_stale(
 ) -> TimeRange | None:
     """The first buckets of those that `span` touches and hold bars which are not up to date, if any."""
     found = ids.find(connection, base)
-    first = None if found is None else connection.execute(_FIRST_TIME, found[:1]).fetchone()
-    if found is None or first is None:
+    has = None if found is None else bars.stored_span(connection, found)
+    if found is None or has is None:
         return None
-    (last_ms,) = connection.execute(_LAST_TIME, found[:1]).fetchone()
-    stored = span.clip(TimeRange(first[0], last_ms + 1))
+    stored = span.clip(has)
     if stored.is_empty:
         return None
     buckets = TimeRange(timeframe.floor(stored.start_ms), timeframe.end(stored.end_ms - 1))
-    stale = subtract(buckets, rolled.read(connection, found[0], timeframe, buckets))
+    stale = subtract(buckets, rolled.read(connection, found, timeframe, buckets))
     return stale[0] if stale else None
