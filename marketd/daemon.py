@@ -27,6 +27,8 @@ from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
+from marketd.market.tapes import Tapes
+from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
@@ -49,6 +51,8 @@ _DRAIN_S = 5.0
 _READY_BYTES = 32 << 20
 # How often a store that takes no writes is tried.
 _PROBE_S = 1.0
+# How often old trades are dropped, at the least.
+_DROP_S = 3600.0
 # How often, at the least, it is looked which providers nobody needs any more.
 _LOOK_S = 60.0
 # What counts as soon as it is read again; a change of all else counts after a restart.
@@ -195,8 +199,13 @@ class Daemon:
                 stall_ms=config.stream.stall,
             ),
             ring=config.stream.ring,
+            most_streams=config.stream.max_streams,
         )
-        market = MarketService(self.loader, orchestrator)
+        tapes = Tapes(storage, self.metrics)
+        tick_pages = TickPages(
+            tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
+        )
+        market = MarketService(self.loader, orchestrator, tick_pages)
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -228,6 +237,7 @@ class Daemon:
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage))
+        supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
 
@@ -280,6 +290,16 @@ async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:
     while True:
         await asyncio.sleep(min(idle_ms / 1000 / 4, _LOOK_S))
         await loader.close_idle(idle_ms / 1000)
+
+
+async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
+    """Keeps no trade for much longer than it is to be kept."""
+    while True:
+        try:
+            await storage.drop_ticks(max(0, clock.now_ms() - keep_ms))
+        except StorageFailed as error:
+            log.warning("old trades not dropped reason=%s", error.message)
+        await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
 
 
 async def _probe(storage: Storage) -> None:

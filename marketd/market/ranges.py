@@ -1,4 +1,4 @@
-"""Locks of ranges: whoever wants a part of a series waits for those who are at the same part."""
+"""Locks of ranges: whoever wants a part of a series or tape waits for those who are at the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from marketd.domain.instrument import Series
+from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import TimeRange
 
 
@@ -15,10 +15,10 @@ class RangeLocks:
     """At most one holder of any time of a series."""
 
     def __init__(self) -> None:
-        self._held: dict[Series, list[_Hold]] = {}
+        self._held: dict[Series | Instrument, list[_Hold]] = {}
 
     @asynccontextmanager
-    async def hold(self, series: Series, span: TimeRange) -> AsyncIterator[None]:
+    async def hold(self, series: Series | Instrument, span: TimeRange) -> AsyncIterator[None]:
         """Holds `span`, once nobody holds a part of it."""
         while True:
             held = self._held.get(series, [])

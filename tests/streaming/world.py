@@ -42,6 +42,7 @@ class Client:
             self._sink,
             Postman(metrics),
             most_bytes=1_000_000,
+            patience_s=PATIENCE_S,
             overflow=self._cut,
             metrics=metrics,
         )
@@ -98,6 +99,7 @@ class World:
             linger_ms=20,
             workers=partial(workers, history=self.orchestrator, storage=storage, stall_ms=30_000),
             ring=RING,
+            most_streams=100,
         )
 
     def client(self) -> Client:
