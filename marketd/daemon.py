@@ -18,6 +18,7 @@ from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
 from marketd.bus.redis import RedisBus, RedisLeases, connect
+from marketd.cache import MemoryCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -180,7 +181,7 @@ class Daemon:
         others = self._others()
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics)
+        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
