@@ -164,6 +164,15 @@ class RedisConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Bars kept near at hand, beside the database."""
+
+    memory: ByteCount = setting(
+        size(), "32MB", "The most memory that bars asked for again and again may take."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamConfig:
     """The calls that are made to providers."""
 
@@ -278,6 +287,7 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     redis: RedisConfig = field(default_factory=RedisConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)

@@ -17,6 +17,7 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
+from marketd.cache import MemoryCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -167,7 +168,7 @@ class Daemon:
             raise ConfigError("\n".join(wrong))
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics)
+        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
@@ -187,7 +188,7 @@ class Daemon:
         tick_pages = TickPages(
             tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
         )
-        market = MarketService(self.loader, orchestrator, tick_pages)
+        market = MarketService(self.loader, orchestrator, tick_pages, storage)
         backfills = BackfillManager(
             storage=storage,
             history=history,

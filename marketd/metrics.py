@@ -31,6 +31,19 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+        self.read_seconds = Histogram(
+            "marketd_read_seconds",
+            "Time of a read of bars, by the farthest source that some of them came from.",
+            ["source"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.reads_coalesced = Counter(
+            "marketd_reads_coalesced_total",
+            "Calls of a provider that were not made, since one for the same bars was under way.",
+            ["provider"],
+            registry=registry,
+        )
         self.bars_stored = Counter(
             "marketd_bars_stored_total",
             "Bars stored for the first time.",

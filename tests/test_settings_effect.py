@@ -147,6 +147,16 @@ async def redis_url_(running: Running) -> None:
         assert any(client.scan_iter("marketd:rate:{odd:*"))
 
 
+async def memory(running: Running) -> None:
+    for minute in range(5):
+        since = 1_700_000_000_000 + minute * 60_000
+        await running.ohlcv("BTC/USD", "sim", since=since, before=1_700_001_000_000)
+    async with running.session.get(f"{running.daemon.url}/metrics") as response:
+        assert 'source="storage"' in (told := await response.text())
+    # With more room the last answers came out of it.
+    assert 'source="memory"' not in told
+
+
 async def timeout(running: Running) -> None:
     status, body = await running.ohlcv("HANGS", since=1_700_000_000_000)
     assert (status, body["detail"]) == (504, "odd did not answer within 0.02 s.")
@@ -323,6 +333,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "server.max_body": ("1KB", max_body),
     "storage.url": ("elsewhere", url),
     "redis.url": ("a real one", redis_url_),
+    "cache.memory": ("1KB", memory),
     "upstream.timeout": ("20ms", timeout),
     "upstream.retries": ("1", retries),
     "upstream.symbols_ttl": ("1ms", symbols_ttl),
