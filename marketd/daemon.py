@@ -206,7 +206,7 @@ class Daemon:
         tick_pages = TickPages(
             tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
         )
-        market = MarketService(self.loader, orchestrator, tick_pages)
+        market = MarketService(self.loader, orchestrator, tick_pages, storage)
         backfills = BackfillManager(
             storage=storage,
             history=history,
