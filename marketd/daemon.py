@@ -6,13 +6,15 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
 
 from aiohttp import web
+from prometheus_client import Counter
 
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
@@ -169,6 +171,7 @@ class Daemon:
         storage = self.storage
         answers = self._answers
         storage.listen(answers.changed)
+        storage.watch(lambda fault: self.metrics.storage_faults.labels(fault).inc())
         await storage.open()
         self._opened.push_async_callback(storage.close)
         self._opened.push_async_callback(self._limiters.close)
@@ -237,7 +240,7 @@ class Daemon:
             await control.open()
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
-        supervisor.run("probe storage", partial(_probe, storage))
+        supervisor.run("probe storage", partial(_probe, storage, self.metrics.storage_fault_seconds))
         supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
@@ -303,13 +306,18 @@ async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
         await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
 
 
-async def _probe(storage: Storage) -> None:
-    """Finds out that a store takes writes again, also when nobody has anything to write."""
+async def _probe(storage: Storage, seconds: Counter) -> None:
+    """Finds out that a store takes writes again, also when nobody has anything to write; adds up the
+    time until then."""
+    since_s = time.monotonic()
     while True:
         await asyncio.sleep(_PROBE_S)
-        if storage.fault:
-            try:
+        had_fault = bool(storage.fault)
+        if had_fault:
+            # The store has logged it, and says so until it is over.
+            with suppress(StorageFailed):
                 await storage.probe()
-            except StorageFailed:
-                # The store has logged it, and says so until it is over.
-                continue
+        now_s = time.monotonic()
+        if had_fault:
+            seconds.inc(now_s - since_s)
+        since_s = now_s
