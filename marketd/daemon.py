@@ -33,6 +33,7 @@ from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.tapes import TapeService
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
 from marketd.web.app import make_app
@@ -187,6 +188,16 @@ class Daemon:
             tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
         )
         market = MarketService(self.loader, orchestrator, tick_pages)
+        followed_tapes = TapeService(
+            tapes=tapes,
+            bars=market,
+            supervisor=supervisor,
+            metrics=self.metrics,
+            linger_ms=config.stream.linger,
+            stall_ms=config.stream.stall,
+            ring=config.stream.ring,
+            request_timeout_ms=config.server.request_timeout,
+        )
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -206,6 +217,7 @@ class Daemon:
             gate=self.gate,
             loader=self.loader,
             subscriptions=subscriptions,
+            tapes=followed_tapes,
             metrics=self.metrics,
             readiness=self,
             answers=answers,

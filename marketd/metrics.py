@@ -138,6 +138,11 @@ class Metrics:
         self.stream_upstreams = Gauge(
             "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
         )
+        self.tape_upstreams = Gauge(
+            "marketd_tape_upstreams",
+            "Instruments whose trades are followed at a provider.",
+            registry=registry,
+        )
         self.stream_messages = Counter(
             "marketd_stream_messages_total", "Messages written to WebSocket clients.", registry=registry
         )

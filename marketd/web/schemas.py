@@ -309,7 +309,9 @@ class ProviderOut(Schema):
     features = fields.List(fields.String(), required=True)
     health = fields.Nested(HealthOut, required=True)
     feeds = fields.Nested(
-        FeedsOut, required=True, metadata={"description": "How many series are followed, by state."}
+        FeedsOut,
+        required=True,
+        metadata={"description": "How many series and tapes are followed, by state."},
     )
 
 

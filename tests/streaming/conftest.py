@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import Sink
+from listening import Client
 from scripted import INSTRUMENT, MINUTE, StreamingPlugin, feed_of, provider_of, scripted
 
 from marketd.clock import ManualClock
@@ -19,8 +18,6 @@ from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
 from marketd.storage import Storage, StoredBars
 from marketd.storage.sqlite import SQLiteStorage
-from marketd.streaming.messages import Format
-from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import Joined, SubscriptionService
 from marketd.streaming.subscription import Subscription
@@ -28,45 +25,6 @@ from marketd.supervisor import Supervisor
 
 PATIENCE_S = 5
 RING = 5
-
-
-class Client:
-    """A subscriber whose messages the test reads."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._sink = Sink()
-        self.is_cut = False
-        self.outbox = Outbox(
-            Format.JSON,
-            self._sink,
-            Postman(metrics),
-            most_bytes=1_000_000,
-            overflow=self._cut,
-            metrics=metrics,
-        )
-        self._read: list[dict[str, Any]] = []
-
-    async def next(self, kind: str | None = None) -> dict[str, Any]:
-        """The next message, or the next of a type, leaving out those before it."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                while self._read:
-                    message = self._read.pop(0)
-                    if kind is None or message["type"] == kind:
-                        return message
-                self._read += await self._sink.take()
-
-    async def closed(self, count: int) -> list[Bar]:
-        """The next closed bars."""
-        bars: list[Bar] = []
-        while len(bars) < count:
-            message = await self.next("bar")
-            if message["closed"]:
-                bars.append(tuple(message["bar"]))
-        return bars
-
-    def _cut(self) -> None:
-        self.is_cut = True
 
 
 class World:
