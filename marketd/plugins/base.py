@@ -131,6 +131,10 @@ class BarStreams(ABC):
 
     has_bar_stream: bool = True
 
+    def streams_bars_of(self, symbol: str, timeframe: Timeframe) -> bool:
+        """Override where not every series has a stream; the others are polled."""
+        return True
+
     @abstractmethod
     def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
         """Updates of one series from now on, ascending, until it is closed or raises.

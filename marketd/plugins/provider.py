@@ -140,10 +140,14 @@ class Provider:
         }
         return [name for name, has_it in capabilities.items() if has_it]
 
-    @property
-    def streams_bars(self) -> bool:
-        """True if the plugin pushes bars; if not, they are polled."""
-        return "bar_stream" in self.features
+    def streams_bars(self, symbol: str, timeframe: Timeframe) -> bool:
+        """True if the plugin pushes the bars of this series; if not, they are polled."""
+        plugin = self.plugin
+        return (
+            isinstance(plugin, BarStreams)
+            and plugin.has_bar_stream
+            and plugin.streams_bars_of(symbol, timeframe)
+        )
 
     @property
     def rate_limit(self) -> RateLimit | None:
