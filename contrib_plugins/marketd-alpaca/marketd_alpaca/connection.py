@@ -193,7 +193,7 @@ async def _received(socket: aiohttp.ClientWebSocketResponse) -> Sequence[Message
     try:
         messages = orjson.loads(message.data)
         if isinstance(messages, list) and all(isinstance(one["T"], str) for one in messages):
-            return messages  # type: ignore[no-any-return]
+            return messages
     except (ValueError, TypeError, LookupError):
         pass
     raise ProviderFailed(f"{NAME}'s stream sent something that cannot be read.")
