@@ -1,32 +1,28 @@
 """A CSV file of bars into the store and out of it again, and what its bars take up on disk.
 
 `marketd import` without a daemon, its start included, against a bare csv.reader and an `executemany`
-upsert into the same schema (WAL, `synchronous=FULL`, a transaction for 4,096 rows); `marketd export`
+upsert into a table of rows (WAL, `synchronous=FULL`, a transaction for 4,096); `marketd export`
 likewise against a bare select and csv.writer.
 """
 
 from __future__ import annotations
 
 import csv
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
 
+from bench.bare import connected, upsert
 from bench.report import Row, alternate, faster
-from bench.series import build, pages
+from bench.series import pages
 from marketd.barfiles.writer import new_file
 
 _PAGE = 4_096
 _NAMES = ("--market", "crypto", "--provider", "sim", "--symbol", "BTC/USD", "--timeframe", "1m")
-_UPSERT = """
-    INSERT INTO bar (series, t, open, high, low, close, volume) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (series, t) DO UPDATE SET open = excluded.open, high = excluded.high,
-        low = excluded.low, close = excluded.close, volume = excluded.volume
-"""
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
@@ -36,18 +32,18 @@ def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     with new_file(source, replace=False) as write:
         for page in pages(page_count, _PAGE):
             write(page)
-    numbers = count()
+    ours, theirs = count(), count()
     versus = alternate(
-        lambda: bars / _timed_import(scratch / f"ours-{next(numbers)}.db", source),
-        lambda: bars / _timed_bare_import(scratch / f"bare-{next(numbers)}.db", source),
+        lambda: bars / _timed_import(scratch / f"ours-{next(ours)}.db", source),
+        lambda: bars / _timed_bare_import(scratch / f"bare-{next(theirs)}.db", source),
         rounds,
     )
     yield faster(f"import of {bars / 1e6:.1f} M bars of CSV", "csv + executemany", versus, "bars/s", 0.3)
-    database = scratch / "ours-0.db"
+    database, bare = scratch / "ours-0.db", scratch / "bare-0.db"
     exported = scratch / "out.csv"
     versus = alternate(
         lambda: bars / _timed(scratch, database, "export", str(exported), "--force"),
-        lambda: bars / _timed_bare_export(database, scratch / "bare.csv"),
+        lambda: bars / _timed_bare_export(bare, scratch / "bare.csv"),
         rounds,
     )
     if exported.read_bytes() != source.read_bytes():
@@ -73,30 +69,21 @@ def _timed_import(database: Path, source: Path) -> float:
 
 
 def _timed_bare_import(database: Path, source: Path) -> float:
-    build(database, series=1, bars=1)
     started_s = time.perf_counter()
-    bare = sqlite3.connect(database, isolation_level=None)
-    bare.execute("PRAGMA journal_mode = WAL")
-    bare.execute("PRAGMA synchronous = FULL")
-    with source.open(encoding="utf-8", newline="") as file:
+    with closing(connected(database)) as bare, source.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         next(lines)
-        while page := [(1, int(t), *map(float, values)) for t, *values in islice(lines, _PAGE)]:
-            bare.execute("BEGIN IMMEDIATE")
-            bare.executemany(_UPSERT, page)
-            bare.execute("COMMIT")
-    bare.close()
+        while page := [(int(t), *map(float, values)) for t, *values in islice(lines, _PAGE)]:
+            upsert(bare, page)
     return time.perf_counter() - started_s
 
 
 def _timed_bare_export(database: Path, target: Path) -> float:
     started_s = time.perf_counter()
-    bare = sqlite3.connect(database, isolation_level=None)
-    with target.open("w", encoding="utf-8", newline="") as file:
+    with closing(connected(database)) as bare, target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["timestamp_ms", "open", "high", "low", "close", "volume"])
         writer.writerows(
             bare.execute("SELECT t, open, high, low, close, volume FROM bar WHERE series = 1 ORDER BY t")
         )
-    bare.close()
     return time.perf_counter() - started_s

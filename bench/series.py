@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
+from marketd.storage.sqlite.bars import store
+from marketd.storage.sqlite.names import SeriesIds
 from marketd.storage.sqlite.schema import migrate
 
 MINUTE = Timeframe.parse("1m")
@@ -16,18 +19,11 @@ MINUTE_MS = 60_000
 FIRST_MS = 1_262_304_000_000  # 2010-01-01, the first day of BTC/USD at the simulated exchange
 BITCOIN = Series(Instrument("crypto", "sim", "BTC/USD"), MINUTE)
 
-# Prices of two decimals around 42,000 and sizes of 1/256, as long in JSON as an exchange's are.
-_FIRST_SERIES = """
-    INSERT INTO bar (series, t, open, high, low, close, volume)
-    WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :bars),
-    price (i, p) AS (SELECT i, 42000 + (i * 7919 % 20011 - 10000) * 0.37 FROM n)
-    SELECT 1, :first + i * :step, round(p, 2), round(p + 9.81, 2), round(p - 9.43, 2),
-        round(p + 3.17, 2), (i * 7907 % 2399) / 256.0 FROM price
-"""
-_NEXT_SERIES = """
-    INSERT INTO bar (series, t, open, high, low, close, volume)
-    SELECT ?, t, open, high, low, close, volume FROM bar WHERE series = 1
-"""
+PAGE = 1_000
+
+_NEXT_SERIES = (
+    "INSERT INTO block (series, start, bars) SELECT ?, start, bars FROM block WHERE series = 1"
+)
 
 
 def other_series(number: int) -> Series:
@@ -38,29 +34,21 @@ def other_series(number: int) -> Series:
 
 
 def build(path: Path, *, series: int, bars: int) -> None:
-    """A new database in the real schema: for each series `bars` minutes from FIRST_MS, all covered."""
+    """A new database: for each series `bars` (thousands of) minutes from FIRST_MS, all covered."""
     connection = sqlite3.connect(path, isolation_level=None)
     # Nothing here has to survive a crash.
     connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
     migrate(connection)
     end_ms = FIRST_MS + bars * MINUTE_MS
+    ids = SeriesIds()
     connection.execute("BEGIN")
+    for page in pages(bars // PAGE, PAGE):
+        store(connection, ids, BITCOIN, page, [], 0)
     for number in range(1, series + 1):
-        what = other_series(number).instrument
-        connection.execute(
-            "INSERT INTO series (id, market, provider, symbol, timeframe, variant)"
-            " VALUES (?, ?, ?, ?, '1m', '')",
-            (number, what.market, what.provider, what.symbol),
-        )
-        if number == 1:
-            connection.execute(_FIRST_SERIES, {"bars": bars, "first": FIRST_MS, "step": MINUTE_MS})
-        else:
+        store(connection, ids, other_series(number), [], [Covered(FIRST_MS, end_ms, Reason.DATA)], 0)
+        if number > 1:
             connection.execute(_NEXT_SERIES, (number,))
-        connection.execute(
-            "INSERT INTO coverage (series, range_start, range_end, reason) VALUES (?, ?, ?, 'data')",
-            (number, FIRST_MS, end_ms),
-        )
     connection.execute("COMMIT")
     connection.close()
 

@@ -22,6 +22,7 @@ from marketd.metrics import Metrics
 from marketd.settings import Millis
 from marketd.streaming.events import BarEvent
 from marketd.streaming.messages import event_message
+from marketd.streaming.ring import Cursor
 from marketd.web.keys import METRICS, SUBSCRIPTIONS
 
 # On a Saturday the exchange says nothing of its own.
@@ -44,9 +45,8 @@ SUBSCRIBE = orjson.dumps(
 
 def message() -> bytes:
     """The payload of what a client is told each time."""
-    told = event_message(_SERIES, _EVENT)
-    assert told is not None
-    return to_json(told.body)
+    cursor = Cursor(_EVENT.bar[0], 12 * "0", 1_000).token()
+    return to_json(event_message(_SERIES, _EVENT, cursor).body)
 
 
 class Stage(Daemon):
@@ -72,14 +72,14 @@ async def main(database: str) -> None:
     await daemon.start()
     print(daemon.url, flush=True)
     subscriptions, metrics = daemon.app[SUBSCRIPTIONS], daemon.app[METRICS]
-    broadcast = subscriptions._broadcast
     while line := await asyncio.to_thread(sys.stdin.readline):
         bursts, size = map(int, line.split())
-        clients = len(broadcast._streams[_SERIES])
+        stream = subscriptions._upstreams[_SERIES].streams[_SERIES]
+        clients = len(subscriptions._broadcast._streams[_SERIES])
         for _ in range(bursts):
             written = _written(metrics) + clients * size
             for _ in range(size):
-                broadcast.publish(_SERIES, _EVENT)
+                stream.take(_EVENT)
             while _written(metrics) < written:  # noqa: ASYNC110 - the outboxes write meanwhile
                 await asyncio.sleep(0)
     await daemon.stop()

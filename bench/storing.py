@@ -1,7 +1,7 @@
 """Storing pages of 1,000 new bars durably, in rows a second.
 
-SQLiteStorage, each page with the coverage that it proves, against a bare `executemany` upsert into the
-same schema: both with a WAL, `synchronous=FULL`, and one transaction a page.
+SQLiteStorage, each page with the coverage that it proves, against a bare `executemany` upsert into a
+table of rows: both with a WAL, `synchronous=FULL`, and one transaction a page.
 """
 
 from __future__ import annotations
@@ -13,28 +13,19 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from bench.bare import connected, upsert
 from bench.report import Row, alternate, faster
-from bench.series import BITCOIN, FIRST_MS, MINUTE_MS, build, pages
+from bench.series import BITCOIN, FIRST_MS, MINUTE_MS, PAGE, pages
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.storage import Storage
 from marketd.storage.sqlite import SQLiteStorage
 
-PAGE = 1_000
-_UPSERT = """
-    INSERT INTO bar (series, t, open, high, low, close, volume) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (series, t) DO UPDATE SET open = excluded.open, high = excluded.high,
-        low = excluded.low, close = excluded.close, volume = excluded.volume
-"""
-
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     rounds, page_count = (3, 40) if quick else (7, 100)
     ours_path, bare_path = scratch / "marketd.db", scratch / "bare.db"
-    build(bare_path, series=1, bars=1)
-    bare = sqlite3.connect(bare_path, isolation_level=None)
-    bare.execute("PRAGMA journal_mode = WAL")
-    bare.execute("PRAGMA synchronous = FULL")
+    bare = connected(bare_path)
     storage = SQLiteStorage(ours_path)
     with asyncio.Runner() as runner:
         runner.run(storage.open())
@@ -68,7 +59,5 @@ async def stored_a_second(storage: Storage, batch: list[list[Bar]]) -> float:
 def _upserted_a_second(bare: sqlite3.Connection, batch: list[list[Bar]]) -> float:
     started_s = time.perf_counter()
     for page in batch:
-        bare.execute("BEGIN IMMEDIATE")
-        bare.executemany(_UPSERT, ((1, *bar) for bar in page))
-        bare.execute("COMMIT")
+        upsert(bare, page)
     return len(batch) * PAGE / (time.perf_counter() - started_s)

@@ -15,7 +15,8 @@ from pathlib import Path
 import asyncpg
 
 from bench.report import Row, alternate, faster
-from bench.storing import PAGE, batches, stored_a_second
+from bench.series import PAGE
+from bench.storing import batches, stored_a_second
 from marketd.domain.bar import Bar
 from marketd.storage.postgres import PostgresStorage
 

@@ -22,6 +22,7 @@ from platformdirs import user_data_path
 
 from marketd.domain.errors import ConfigError
 from marketd.domain.rate_limit import RateLimit
+from marketd.kept import KeptConfig, read_kept
 from marketd.settings import (
     ByteCount,
     Kind,
@@ -44,6 +45,7 @@ from marketd.settings import (
 
 _PREFIX = "MARKETD_"
 _PROVIDERS = "providers"
+_BACKFILL = "backfill"
 _PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _HOST = re.compile(r"[\w.:%-]+")
 _SQLITE = "sqlite:///"
@@ -173,8 +175,8 @@ class UpstreamConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class BackfillConfig:
-    """History that is not stored yet."""
+class HistoryConfig:
+    """Reads of the past."""
 
     depth: Millis = setting(
         duration(), "10y", "How far back history is looked for when a request does not say since when."
@@ -197,6 +199,11 @@ class StreamConfig:
     )
     linger: Millis = setting(
         duration(least="0ms"), "10s", "How long a provider's stream is kept after its last client left."
+    )
+    ring: int = setting(
+        whole(0, 100_000),
+        200,
+        "How many bars, corrections and gaps of each stream are kept for clients that come back.",
     )
 
 
@@ -241,16 +248,22 @@ class Config:
     storage: StorageConfig = field(default_factory=StorageConfig)
     redis: RedisConfig = field(default_factory=RedisConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
-    backfill: BackfillConfig = field(default_factory=BackfillConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     log: LogConfig = field(default_factory=LogConfig)
     providers: Mapping[str, ProviderConfig] = field(default_factory=_simulated)
+    backfill: Sequence[KeptConfig] = ()
     plugins_may_add: bool = False
 
 
 def declared_settings() -> list[Setting]:
     """Every setting of every section but the providers', in the order of their declaration."""
     return [each for section, cls in _sections().items() for each in declared(section, cls)]
+
+
+def kept_settings() -> list[Setting]:
+    """Every key of a `[[backfill]]`, in the order of their declaration."""
+    return list(declared(_BACKFILL, KeptConfig))
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -286,7 +299,16 @@ def example_toml() -> str:
         "#[providers.sim]",
         '#plugin = "sim"',
         "#seed = 1",
+        "",
+        "# Instruments whose history is kept filled and repaired: a [[backfill]] for each list of them.",
+        "# Such as, with the defaults of what may be left out:",
+        "#   [[backfill]]",
+        '#   provider = "sim"',
+        '#   market = "crypto"',
+        '#   symbols = ["BTC/USD", "ETH/USD"]',
+        '#   timeframe = "1m"',
     ]
+    lines += [f"#   {each.key} = {each.default}" for each in kept_settings() if each.default]
     return "\n".join(lines) + "\n"
 
 
@@ -323,12 +345,15 @@ class _Reading:
             self._kinds[each.section][each.key] = each.kind
         self._values: dict[str, dict[str, Any]] = {section: {} for section in self._kinds}
         self._providers: dict[str, dict[str, Any]] = {}
+        self._kept: Sequence[KeptConfig] = ()
         self._plugins_may_add = False
 
     def take_file(self, document: Mapping[str, Any]) -> None:
         """A TOML file's tables."""
         for section, table in document.items():
-            if section not in (*self._kinds, _PROVIDERS):
+            if section == _BACKFILL:
+                self._kept = read_kept(table, self._refuse)
+            elif section not in (*self._kinds, _PROVIDERS):
                 missed = (section, "") if isinstance(table, dict) else ("", section)
                 self._refuse_unknown(bare(section), *missed)
             elif not isinstance(table, dict):
@@ -365,14 +390,19 @@ class _Reading:
         if self._problems:
             raise ConfigError("\n".join(self._problems))
         sections = {section: cls(**self._values[section]) for section, cls in _sections().items()}
-        return Config(**sections, providers=providers, plugins_may_add=self._plugins_may_add)
+        return Config(
+            **sections,
+            providers=providers,
+            backfill=self._kept,
+            plugins_may_add=self._plugins_may_add,
+        )
 
     def _refuse(self, where: str, why: str) -> None:
         self._problems.append(f"{where}: {why}")
 
     def _refuse_unknown(self, where: str, section: str, key: str) -> None:
         known = {one: list(kinds) for one, kinds in self._kinds.items()}
-        self._refuse(where, unknown(section, key, known | {_PROVIDERS: []}))
+        self._refuse(where, unknown(section, key, known | {_PROVIDERS: [], _BACKFILL: []}))
 
     def _take(
         self, where: str, section: str, key: str, value: Any, *, from_environment: bool = False

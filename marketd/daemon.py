@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint
 
 from aiohttp import web
 
+from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
 from marketd.clock import Clock, SystemClock
@@ -128,13 +129,15 @@ class Daemon:
             log.info("database %s", lack)
         self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self._close_providers)
+        if wrong := list(problems(config.backfill, self.loader)):
+            raise ConfigError("\n".join(wrong))
         supervisor = Supervisor(self.metrics)
         self._opened.push_async_callback(supervisor.stop)
         history = History(storage, self.metrics)
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
-            depth_ms=config.backfill.depth,
+            depth_ms=config.history.depth,
         )
         subscriptions = SubscriptionService(
             history=orchestrator,
@@ -143,6 +146,7 @@ class Daemon:
             metrics=self.metrics,
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
+            ring=config.stream.ring,
         )
         market = MarketService(self.loader, orchestrator)
         backfills = BackfillManager(
@@ -153,6 +157,7 @@ class Daemon:
             supervisor=supervisor,
             clock=self._clock,
             metrics=self.metrics,
+            kept=config.backfill,
         )
         app = make_app(
             server=config.server,

@@ -49,6 +49,18 @@ class Metrics:
             ["provider", "reason"],
             registry=registry,
         )
+        self.ticks_stored = Counter(
+            "marketd_ticks_stored_total",
+            "Trades stored, each once.",
+            ["provider"],
+            registry=registry,
+        )
+        self.ticks_refused = Counter(
+            "marketd_ticks_refused_total",
+            "Trades refused because they cannot be right, by reason.",
+            ["provider", "reason"],
+            registry=registry,
+        )
         self.pages_cut_short = Counter(
             "marketd_pages_cut_short_total",
             "Short pages that turned out not to be all there was, against the plugin's word.",

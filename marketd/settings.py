@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Generic, NewType, TypeVar
 
@@ -55,7 +55,7 @@ class Kind(Generic[T]):
 
     name: str
     wanted: str
-    written: type[str] | type[int]
+    written: type
     parse: Callable[[Any], T]
     format: Callable[[T], str]
 
@@ -86,9 +86,18 @@ def setting(kind: Kind[T], default: object, says: str, *, is_secret: bool = Fals
     return value
 
 
+def needed(kind: Kind[T], says: str) -> T:
+    """A dataclass field for a setting that has no default."""
+    value: T = field(metadata={"kind": kind, "help": says})
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One declared setting; `default` is written as in TOML, `help` is one sentence."""
+    """One declared setting; `default` is written as in TOML, and empty if it is needed.
+
+    `help` is one sentence.
+    """
 
     section: str
     key: str
@@ -111,7 +120,8 @@ def declared(section: str, cls: type) -> Iterator[Setting]:
     """The settings of a section's dataclass, in the order of their declaration."""
     for each in fields(cls):
         kind = each.metadata["kind"]
-        yield Setting(section, each.name, kind, kind.toml(each.default), each.metadata["help"])
+        default = "" if each.default is MISSING else kind.toml(each.default)
+        yield Setting(section, each.name, kind, default, each.metadata["help"])
 
 
 def text(wanted: str, fits: Callable[[str], bool]) -> Kind[str]:

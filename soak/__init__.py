@@ -1,1 +1,1 @@
-"""marketd killed again and again: `make soak`, or `python -m soak --help`."""
+"""marketd killed again and again, and its power cut: `make soak`, or `python -m soak --help`."""

@@ -1,41 +1,69 @@
-"""`python -m soak [--kills N] [--seed N]`: kills writers, and says how far it has come."""
+"""`python -m soak [--kills N] [--cuts N] [--seed N]`: kills writers, cuts the power, and says how far
+it has come."""
 
 from __future__ import annotations
 
 import argparse
 import random
 import secrets
+import sqlite3
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from soak.cuts import cuts, recorded
 from soak.kills import ROOT, kills, victims
 
 _KILLS_OF_A_FILE = 25  # every page is read after each kill, so that longer files slow it down
+_CUTS_OF_A_RECORDING = 1_000
+_PAGES_OF_A_RECORDING = 400  # enough for the log to be taken into the database, and begun anew
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m soak", description="Kills a writing store at random moments; fails on any loss."
+        prog="python -m soak",
+        description="Kills a writing store at random moments, and starts it from what a power cut may "
+        "leave of its files; fails on any loss.",
     )
     parser.add_argument("--kills", type=int, default=500, metavar="N", help="how many")
+    parser.add_argument("--cuts", type=int, default=10_000, metavar="N", help="how many power cuts")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of the chosen moments")
     options = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
-    print(f"{options.kills} kills, seed {seed}")
-    chance = random.Random(seed)  # noqa: S311
+    print(f"seed {seed}, SQLite {sqlite3.sqlite_version}")
     # Beside the sources, on a disk: a machine's temporary folder may be memory.
-    scratch_root = ROOT / ".soak"
-    scratch_root.mkdir(exist_ok=True)
+    scratch = ROOT / ".soak"
+    scratch.mkdir(exist_ok=True)
+    _kill(options.kills, scratch, random.Random(seed))  # noqa: S311
+    _cut(options.cuts, scratch, random.Random(seed))  # noqa: S311
+
+
+def _kill(number: int, scratch: Path, chance: random.Random) -> None:
     done = 0
     with victims() as alive:
-        while done < options.kills:
-            with TemporaryDirectory(dir=scratch_root) as scratch:
-                number = min(_KILLS_OF_A_FILE, options.kills - done)
-                for there in kills(alive, Path(scratch) / "bars.db", number, chance):
+        while done < number:
+            with TemporaryDirectory(dir=scratch) as folder:
+                some = min(_KILLS_OF_A_FILE, number - done)
+                for there in kills(alive, Path(folder) / "bars.db", some, chance):
                     done += 1
-                    progress = f"{done} of {options.kills} kills, nothing lost; {len(there)} pages"
-                    print(f"\r{progress:60}", end="", flush=True)
+                    _say(f"{done:,} of {number:,} kills, nothing lost; {len(there)} pages")
     print()
+
+
+def _cut(number: int, scratch: Path, chance: random.Random) -> None:
+    done = 0
+    while done < number:
+        _say(f"{done:,} of {number:,} power cuts; recording a store that writes …")
+        with TemporaryDirectory(dir=scratch) as folder:
+            recording = recorded(Path(folder), _PAGES_OF_A_RECORDING, chance)
+        some = min(_CUTS_OF_A_RECORDING, number - done)
+        for there in cuts(recording, some, chance):
+            done += 1
+            _say(f"{done:,} of {number:,} power cuts, nothing lost or damaged; {len(there)} pages")
+    print()
+
+
+def _say(progress: str) -> None:
+    print(f"\r{progress:75}", end="", flush=True)
 
 
 if __name__ == "__main__":

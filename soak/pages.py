@@ -19,8 +19,10 @@ _FIRST_MS = 1_500_000_000_000 // _M * _M
 _PAGE_MS = 2 * _LONGEST_PAGE * _M
 _EVER = TimeRange(MIN_MS, MAX_MS)
 
-Pages = dict[tuple[int, int], int]
-"""The version of each page, by its writer and its number."""
+Page = tuple[int, int]
+"""The number of a writer, and that of the page among its pages."""
+Pages = dict[Page, int]
+"""The version of each page."""
 
 
 def series_of(writer: int) -> Series:

@@ -72,10 +72,10 @@ def marketd_providers() -> Sequence[type[MarketPlugin]]:
 class House:
     """Where the daemon lives: it may leave and come back to the same address and database."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: str = "") -> None:
         self.clock = ManualClock(NOW)
         self.url = ""
-        self._storage = StorageConfig(url=f"sqlite:///{folder / 'marketd.db'}")
+        self._storage = StorageConfig(url=storage or f"sqlite:///{folder / 'marketd.db'}")
         self._daemon: Daemon | None = None
 
     async def open(self, *providers: ProviderConfig, **sections: Any) -> None:

@@ -10,12 +10,19 @@ from marshmallow import Schema, fields
 
 from marketd.clock import Clock, ManualClock
 from marketd.config import UpstreamConfig
-from marketd.domain.bar import Bar, select
+from marketd.domain.bar import Bar, Tick, select
 from marketd.domain.instrument import Instrument, Series, SymbolInfo
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.metrics import Metrics
-from marketd.plugins import BarStreams, BarUpdate, MarketPlugin, PluginContext
+from marketd.plugins import (
+    BarStreams,
+    BarUpdate,
+    MarketPlugin,
+    PluginContext,
+    TickHistory,
+    TickStreams,
+)
 from marketd.plugins.feed import Feed
 from marketd.plugins.provider import Provider
 from marketd.ratelimit import LocalAllowance, RateLimiter
@@ -76,7 +83,9 @@ class ScriptedPlugin(MarketPlugin):
 
 
 class StreamingPlugin(ScriptedPlugin, BarStreams):
-    """The same, with a stream that says what the test puts into `updates`."""
+    """The same, with a stream that says what the test puts into `updates`, and has the last word."""
+
+    is_authoritative = True
 
     def __init__(
         self, context: PluginContext, bars: Sequence[Bar], timeframes: Sequence[Timeframe]
@@ -96,6 +105,50 @@ class StreamingPlugin(ScriptedPlugin, BarStreams):
                 yield update
         finally:
             self.ended.set()
+
+
+class TickingPlugin(ScriptedPlugin, TickStreams):
+    """Has trades: its stream says what the test puts into `batches`."""
+
+    def __init__(
+        self, context: PluginContext, bars: Sequence[Bar], timeframes: Sequence[Timeframe]
+    ) -> None:
+        super().__init__(context, bars, timeframes)
+        self.batches: asyncio.Queue[Sequence[Tick] | Exception] = asyncio.Queue()
+        self.streams = 0
+        self.ended = asyncio.Event()
+
+    async def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
+        self.streams += 1
+        try:
+            while True:
+                batch = await self.batches.get()
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        finally:
+            self.ended.set()
+
+
+class RememberingPlugin(TickingPlugin, TickHistory):
+    """The same, with a history of the trades in `past`."""
+
+    tick_page_limit = 5
+
+    def __init__(
+        self, context: PluginContext, bars: Sequence[Bar], timeframes: Sequence[Timeframe]
+    ) -> None:
+        super().__init__(context, bars, timeframes)
+        self.past: list[Tick] = []
+        self.asked: list[TimeRange] = []
+        self.tick_answers: list[Callable[[Sequence[Tick]], Any]] = []
+
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        self.asked.append(TimeRange(since, before))
+        await asyncio.sleep(0)
+        end_ms = min(before, self.clock.now_ms() + 1)
+        page = [tick for tick in self.past if since <= tick[0] < end_ms][:limit]
+        return self.tick_answers.pop(0)(page) if self.tick_answers else page
 
 
 def bar(minute: int, close: float | None = None, volume: float = 1.0) -> Bar:

@@ -30,6 +30,7 @@ class Asked(NamedTuple):
     symbol: str
     span: TimeRange
     limit: int
+    venue: str
 
 
 class Vendor:
@@ -82,7 +83,8 @@ class Vendor:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         query = request.query
         span = TimeRange(int(query["since"]), int(query["before"]))
-        asked = Asked(time.monotonic(), query["symbol"], span, int(query["limit"]))
+        limit, venue = int(query["limit"]), query.get("venue", "")
+        asked = Asked(time.monotonic(), query["symbol"], span, limit, venue)
         self.asked.append(asked)
         if self.rate_limit is not None and not self._allows(self.rate_limit, asked.at_s):
             self.refused += 1

@@ -22,12 +22,17 @@ class Settings(Schema):
     burst = fields.Integer(load_default=50)
 
 
+class Params(Schema):
+    venue = fields.String()
+
+
 class StandInPlugin(MarketPlugin):
     """One crypto market of 1m bars, of which every symbol has the same."""
 
     plugin = "stand_in"
     description = "A vendor for tests."
     settings_schema = Settings
+    params_schema = Params
     page_limit = 100
     markets = ("crypto",)
     timeframes = (Timeframe.parse("1m"),)
@@ -64,6 +69,7 @@ class StandInPlugin(MarketPlugin):
             "since": since,
             "before": before,
             "limit": limit,
+            **params,
         }
         try:
             async with self._session.get("/bars", params=query) as response:

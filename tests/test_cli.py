@@ -196,25 +196,32 @@ async def test_a_configuration_that_cannot_be_used_ends_with_2_and_every_problem
 async def test_check_config_prints_what_is_in_effect_without_credentials(config: Path) -> None:
     with config.open("a", encoding="utf-8") as file:
         file.write("seed = 7\n")
+        file.write('[[backfill]]\nprovider = "sim"\nmarket = "crypto"\n')
+        file.write('symbols = ["BTC/USD"]\ntimeframe = "1m"\nsince = "2020-01-01"\n')
     env = {"MARKETD_STREAM__LINGER": "3s"}
     code, out, err = await run("check-config", "-c", str(config), env=env)
     assert (code, err) == (0, "")
     assert out.startswith("ok\n")
     assert 'linger = "3s"' in out
     assert "[providers.sim]\nplugin = 'sim'\nseed = 7\nspeed = 1.0\n" in out
+    assert '[[backfill]]\nprovider = "sim"\n' in out
+    assert 'since = "2020-01-01T00:00:00Z"\n' in out
 
 
 async def test_check_config_has_the_plugins_check_their_part_and_tells_no_secret(config: Path) -> None:
     with config.open("a", encoding="utf-8") as file:
         file.write('seed = "x"\n[providers.b]\nplugin = "none"\n[providers.c]\nplugin = "sim"\n')
         file.write('[providers.c.credentials]\nkey = "hush-hush"\n')
+        file.write('[[backfill]]\nprovider = "d"\nmarket = "crypto"\n')
+        file.write('symbols = ["BTC/USD"]\ntimeframe = "1m"\n')
     code, out, err = await run("check-config", "-c", str(config))
     assert (code, out) == (2, "")
     assert "providers.sim.seed" in err
     assert "providers.b.plugin" in err
     assert "providers.c" in err
+    assert "[[backfill]] 1, provider: there is no provider d" in err
     assert "hush-hush" not in err
-    assert len(err.splitlines()) == 3
+    assert len(err.splitlines()) == 4
 
 
 async def test_plugins_are_those_of_the_daemon_with_its_providers(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import shutil
@@ -24,10 +25,12 @@ from marketd.control.address import socket_beside
 from marketd.control.client import connected
 from marketd.control.server import ControlServer
 from marketd.domain.instrument import Series
-from marketd.storage.sqlite import SQLiteStorage
+from marketd.domain.timerange import MAX_MS
+from marketd.storage.sqlite import SQLiteStorage, packing
 from marketd.storage.sqlite.profile import STATEMENTS
 
 NAMES = ("--market", "crypto", "--provider", "sim", "--symbol", "BTC/USD", "--timeframe", "1m")
+FAR_AWAY = packing.pack([(MAX_MS, 1.0, 1.0, 1.0, 1.0, 1.0)])
 HEADING = "timestamp_ms,open,high,low,close,volume"
 
 
@@ -275,8 +278,8 @@ def test_no_statement_of_the_store_looks_at_a_whole_table(shell: Shell) -> None:
     heading, *rows = shell("profile-queries").stdout.splitlines()
     assert heading.split() == ["statement", "ms", "how"]
     assert len(rows) == len(STATEMENTS)
-    (first,) = [row for row in rows if row.startswith("first bars ")]
-    assert re.search(r"^first bars +\d+\.\d\d +SEARCH bar USING PRIMARY KEY \(series=\?", first)
+    (first,) = [row for row in rows if row.startswith("first blocks ")]
+    assert re.search(r"^first blocks +\d+\.\d\d +SEARCH block USING PRIMARY KEY \(series=\?", first)
 
 
 async def test_every_reading_statement_is_timed_and_the_plans_are_the_same_over_the_socket(
@@ -301,7 +304,7 @@ async def test_every_reading_statement_is_timed_and_the_plans_are_the_same_over_
     untimed = {
         plan.name for plan in here if plan.took_ms is None and plan.statement.startswith("SELECT")
     }
-    assert untimed == {"read bars", "read rollup", "read ticks", "all ticks", "step end"}
+    assert untimed == {"read rollup", "read ticks", "all ticks", "step end"}
 
 
 # Check, backup, restore
@@ -326,9 +329,10 @@ def test_a_sound_database_is_said_to_be_so(shell: Shell) -> None:
             "UPDATE coverage SET reason = 'closed'",
             "has 2 bars where its coverage says that there are none",
         ),
-        ("UPDATE bar SET t = t + 1", "has 2 bars off the grid of 1m"),
-        ("UPDATE bar SET t = t + 60000 * 1000000000", "has bars outside the years"),
-        ("UPDATE bar SET series = 9", "The table bar has rows of 1 series that nothing names."),
+        ("UPDATE series SET timeframe = '2m'", "has 1 bars off the grid of 2m"),
+        ("UPDATE block SET start = start + 15360000", "has bars that are not where they belong"),
+        (f"UPDATE block SET bars = X'{FAR_AWAY.hex()}'", "has bars outside the years"),  # noqa: S608
+        ("UPDATE block SET series = 9", "The table block has rows of 1 series that nothing names."),
         ("UPDATE series SET timeframe = 'x'", "has no timeframe that is one"),
         ("PRAGMA user_version = 999", "newer marketd"),
     ],
@@ -373,7 +377,8 @@ def test_what_a_killed_daemon_left_in_its_log_is_backed_up_and_set_aside_too(she
     backup = shell.folder / "before.db"
     shell("backup", backup)
     with closing(sqlite3.connect(shell.database, isolation_level=None)) as connection:
-        connection.execute("UPDATE bar SET close = 2, high = 2")
+        block = packing.pack([(START, 1.0, 2.0, 1.0, 2.0, 1.0)])
+        connection.execute("UPDATE block SET bars = ?", (block,))
         left = shell.folder / "left"
         left.mkdir()
         for ending in ("", "-wal"):
@@ -435,6 +440,34 @@ def test_bars_go_into_a_database_server_and_come_out_the_same(
     assert shell.take(*odd).stdout == "bars.csv: 3 bars, nothing new\n"
     assert shell.bars() == odd
     assert not shell.database.exists()
+
+
+async def test_what_is_imported_into_a_database_server_a_running_daemon_serves(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = await postgres_server.create("imported")
+    shell, house = Shell(tmp_path, url), House(tmp_path, url)
+    question = {
+        "market": "crypto", "provider": "sim", "symbol": "BTC/USD", "timeframe": "1m",
+        "since": START, "before": START + 2 * M,
+    }  # fmt: skip
+    await house.open()
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def asked() -> list[float]:
+                async with session.get(f"{house.url}/api/v1/ohlcv", params=question) as response:
+                    return [bar[4] for bar in (await response.json())["bars"]]
+
+            before = await asked()
+            path = shell.file(minute(0, 7.0), minute(1, 8.0))
+            assert (await run("import", str(path), *NAMES, "-c", str(shell.config))).code == 0
+            async with asyncio.timeout(20):
+                while (now := await asked()) == before:  # noqa: ASYNC110 - it hears of it when it does
+                    await asyncio.sleep(0.01)
+            assert now == [7.0, 8.0]
+    finally:
+        await house.close()
 
 
 def test_a_database_server_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:

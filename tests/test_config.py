@@ -16,10 +16,13 @@ from marketd.config import (
     StorageConfig,
     declared_settings,
     example_toml,
+    kept_settings,
     load_config,
 )
 from marketd.domain.errors import ConfigError
 from marketd.domain.rate_limit import RateLimit
+from marketd.domain.timeframe import Timeframe
+from marketd.kept import KeptConfig
 from marketd.settings import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +99,7 @@ class TestSettings:
         assert load_config(None, {}) == Config(plugins_may_add=True)
 
     def test_history_is_looked_for_ten_years_back_by_default(self) -> None:
-        assert load_config(None, {}).backfill.depth == 10 * 365 * DAY_MS
+        assert load_config(None, {}).history.depth == 10 * 365 * DAY_MS
 
     def test_only_this_machine_is_listened_to_by_default(self) -> None:
         assert load_config(None, {}).server.host == "127.0.0.1"
@@ -168,14 +171,21 @@ class TestExample:
     def test_the_example_with_every_comment_sign_removed_changes_nothing(self, file: Written) -> None:
         everything = re.sub(r"(?m)^#(?! )", "", example_toml())
         assert tomllib.loads(everything).keys() == {
-            field.name for field in dataclasses.fields(Config) if field.name != "plugins_may_add"
-        }
+            field.name for field in dataclasses.fields(Config)
+        } - {"backfill", "plugins_may_add"}
         assert file.load(everything) == Config()
 
     @every_setting
     def test_the_example_shows_every_setting(self, setting: Setting) -> None:
         shown = f"# {setting.help} ({setting.type})\n#{setting.key} = {setting.default}\n"
         assert shown in example_toml().partition(f"\n[{setting.section}]\n")[2]
+
+    def test_the_example_shows_every_key_of_a_backfill(self, file: Written) -> None:
+        shown = re.sub(r"(?m)^#   ", "", example_toml().partition("#   [[backfill]]\n")[2])
+        assert list(tomllib.loads(shown)) == [one.key for one in kept_settings()]
+        (kept,) = file.load(f"[[backfill]]\n{shown}").backfill
+        names = {"provider": "sim", "market": "crypto", "symbols": ("BTC/USD", "ETH/USD")}
+        assert kept == KeptConfig(timeframe=Timeframe.parse("1m"), **names)
 
 
 class TestStorage:

@@ -33,6 +33,8 @@ def problems(content: str, path: Path, environ: Mapping[str, str] | None = None)
 DURATION = 'with its unit, such as "30s" (units: ms, s, m, h, d, w, y).'
 SIZE = 'with its unit, such as "64KB" (units: B, KB, MB, GB).'
 
+KEPT = '[[backfill]]\nprovider = "sim"\nmarket = "crypto"\nsymbols = ["A"]\ntimeframe = "1m"\n'
+
 
 class TestProblems:
     @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ class TestProblems:
             ("[provider.sim]", "provider: unknown; did you mean providers?"),
             (
                 "[frob]",
-                "frob: unknown, wanted one of server, storage, redis, upstream, backfill, stream, log, ",
+                "frob: unknown, wanted one of server, storage, redis, upstream, history, stream, log, ",
             ),
             ("server = 1", "server: saw no table, wanted [server]."),
             ("[[server]]", "server: saw no table, wanted [server]."),
@@ -76,7 +78,7 @@ class TestProblems:
             ('[upstream]\ntimeout = "30"', "upstream.timeout: saw '30', wanted a duration"),
             ('[upstream]\ntimeout = "0s"', "upstream.timeout: saw '0s', wanted a duration from 1ms"),
             ('[upstream]\ntimeout = "101y"', "upstream.timeout: saw '101y', wanted a duration"),
-            ('[backfill]\ndepth = "3M"', "backfill.depth: saw '3M', wanted a duration"),
+            ('[history]\ndepth = "3M"', "history.depth: saw '3M', wanted a duration"),
             (
                 "[server]\nmax_body = 64",
                 "server.max_body: saw 64, wanted a size from 1B to 1GB, " + SIZE,
@@ -98,6 +100,32 @@ class TestProblems:
             (
                 '[providers.x]\nplugin = "x"\ncredentials = 1',
                 "providers.x.credentials: saw no table, wanted [providers.x.credentials].",
+            ),
+            ("[backfill]", "backfill: saw a table, wanted [[backfill]], as often as needed."),
+            (
+                KEPT.replace('provider = "sim"\n', ""),
+                "[[backfill]] 1, provider: saw none, wanted the name of a provider.",
+            ),
+            (KEPT + "symbol = 1", "[[backfill]] 1, symbol: unknown; did you mean symbols?"),
+            (KEPT.replace('["A"]', "[]"), "[[backfill]] 1, symbols: saw an array, wanted a list of"),
+            (
+                KEPT.replace('["A"]', '["A", 1]'),
+                "[[backfill]] 1, symbols: saw an array, wanted a list of",
+            ),
+            (
+                KEPT.replace("1m", "1x"),
+                "[[backfill]] 1, timeframe: saw '1x', wanted a timeframe, such as",
+            ),
+            (KEPT + 'since = "soon"', "[[backfill]] 1, since: saw 'soon', wanted a time, such as"),
+            (KEPT + 'every = "1ms"', "[[backfill]] 1, every: saw '1ms', wanted a duration from 1s"),
+            (KEPT + "params = {a = 1}", "[[backfill]] 1, params: saw a table, wanted a table of texts."),
+            (
+                KEPT + KEPT,
+                "[[backfill]] 2, symbols: saw 'A', but A is kept by [[backfill]] 1 already.",
+            ),
+            (
+                KEPT.replace('["A"]', str([f"S{number}" for number in range(501)])),
+                "backfill: saw 501 series, wanted at most 500.",
             ),
         ],
     )

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from marketd.cli import main
-from marketd.config import BackfillConfig, declared_settings
+from marketd.config import HistoryConfig, declared_settings, kept_settings
 from marketd.domain.coverage import GAP_REASONS
 from marketd.domain.errors import MarketdError
 from marketd.metrics import Metrics
@@ -44,9 +44,16 @@ def test_every_setting_is_in_the_docs_with_its_default_and_meaning() -> None:
     ]
 
 
+def test_every_key_of_a_backfill_is_in_the_docs_with_its_default_and_meaning() -> None:
+    assert rows("docs/settings.md", "## `[[backfill]]`") == [
+        [f"`{one.key}`", one.type, f"`{one.default}`" if one.default else "", one.help]
+        for one in kept_settings()
+    ]
+
+
 def test_the_default_backfill_depth_is_ten_years() -> None:
-    assert BackfillConfig().depth == 10 * 365 * 86_400_000
-    assert ["`backfill.depth`", "duration", '`"10y"`'] in [row[:3] for row in rows("docs/settings.md")]
+    assert HistoryConfig().depth == 10 * 365 * 86_400_000
+    assert ["`history.depth`", "duration", '`"10y"`'] in [row[:3] for row in rows("docs/settings.md")]
 
 
 def test_every_metric_is_in_the_docs() -> None:

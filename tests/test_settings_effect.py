@@ -215,6 +215,23 @@ async def linger(running: Running) -> None:
     await asyncio.wait_for(running.odd.ended.wait(), 5)
 
 
+async def ring(running: Running) -> None:
+    recovered = []
+    for wanted in (1, 2):
+        async with running.stream() as client:
+            answer = await subscribe(client, timeframe="1s")
+            cursor, closed = answer["streams"][0]["cursor"], 0
+            while closed < wanted:
+                message = await asyncio.wait_for(client.receive_json(), 5)
+                closed += message["type"] == "bar" and message["closed"]
+        async with running.stream() as client:
+            await subscribe(client, timeframe="1s", resume=cursor)
+            while (message := await asyncio.wait_for(client.receive_json(), 5))["type"] != "resumed":
+                pass
+            recovered.append(message["recovered"])
+    assert recovered == [True, False]
+
+
 async def stall(running: Running) -> None:
     async with running.stream() as client:
         await subscribe(client, provider="odd", symbols=["MUTE"])
@@ -232,7 +249,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "upstream.timeout": ("20ms", timeout),
     "upstream.retries": ("1", retries),
     "upstream.symbols_ttl": ("1ms", symbols_ttl),
-    "backfill.depth": ("3d", depth),
+    "history.depth": ("3d", depth),
     "stream.heartbeat": ("50ms", heartbeat),
     "stream.outbox": ("64B", outbox),
     "stream.max_subscriptions": ("2", max_subscriptions),
@@ -240,6 +257,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "stream.max_message": ("1KB", max_message),
     "stream.linger": ("0ms", linger),
     "stream.stall": ("10ms", stall),
+    "stream.ring": ("1", ring),
 }
 # What only the process's log shows is changed below.
 LOGGED = {"log.level", "log.format"}

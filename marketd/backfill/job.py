@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import orjson
 from marketd.domain.instrument import Instrument
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.kept import KeptConfig
 from marketd.storage import Job
 
 KIND = "backfill"
@@ -62,7 +64,9 @@ class Wanted:
 class Backfill:
     """One backfill. Of its `total_ms` of history, `done_ms` are known.
 
-    What it has brought, its pace and the time that is left count from when it last began.
+    Its pace, the time that is left and what it has brought count from when it last began; of a repair,
+    what it has brought counts from its beginning. One that the configuration keeps (`is_kept`) begins
+    again at `next_ms`, over `kept.since` up to the present of then.
     """
 
     id: str
@@ -76,6 +80,15 @@ class Backfill:
     brought: Brought = field(default_factory=Brought)
     eta_s: float | None = None
     bars_per_s: float = 0.0
+    repaired_ms: int | None = None  # from here on, a repair has fetched everything again
+    is_kept: bool = False
+    kept: KeptConfig | None = None  # how, while the configuration says so
+    next_ms: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing of it is to come, unless somebody resumes it."""
+        return self.state.has_ended and not self.is_kept
 
     @property
     def progress(self) -> float:
@@ -88,6 +101,18 @@ class Backfill:
     def new(wanted: Wanted, now_ms: int) -> Backfill:
         """A pending one."""
         return Backfill(uuid4().hex, wanted, State.PENDING, now_ms, now_ms)
+
+    @staticmethod
+    def all_kept(config: KeptConfig, now_ms: int) -> Iterator[Backfill]:
+        """Those that `config` keeps: pending ones, whose ids are the same after every start."""
+        span = config.span(now_ms)
+        for what in config.instruments():
+            wanted = Wanted(what, config.timeframe, dict(config.params), span)
+            name = [what.market, what.provider, what.symbol, str(config.timeframe), config.params]
+            made_of = hashlib.sha256(orjson.dumps(name)).hexdigest()
+            yield Backfill(
+                made_of[:32], wanted, State.PENDING, now_ms, now_ms, is_kept=True, kept=config
+            )
 
     @staticmethod
     def of(job: Job) -> Backfill:
@@ -110,6 +135,8 @@ class Backfill:
             body["total"],
             body["done"],
             Brought(*body["brought"]),
+            repaired_ms=body.get("repaired"),
+            is_kept=body.get("kept", False),
         )
 
     def job(self) -> Job:
@@ -128,6 +155,8 @@ class Backfill:
             "total": self.total_ms,
             "done": self.done_ms,
             "brought": list(self.brought),
+            "repaired": self.repaired_ms,
+            "kept": self.is_kept,
         }
         text = orjson.dumps(body).decode()
         return Job(self.id, KIND, self.state, text, self.created_ms, self.updated_ms)

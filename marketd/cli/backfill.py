@@ -155,12 +155,26 @@ def _print(backfills: Iterable[Backfill]) -> None:
             f"{one.progress:.0%}",
             f"{one.bars:,}",
             "-" if one.eta_s is None else _left(one.eta_s),
-            one.message,
+            one.message
+            if one.next_ms is None
+            else f"{one.message} Again at {iso(one.next_ms)}.".strip(),
         ]
         for one in backfills
     ]
     if not rows:
         click.echo("no backfills.", err=True)
         return
-    heading = ["id", "instrument", "timeframe", "since", "before", "state", "known", "bars", "left", ""]
+    heading = [
+        "id",
+        "instrument",
+        "timeframe",
+        "since",
+        "before",
+        "state",
+        "known",
+        "bars",
+        "left",
+        "",
+        "",
+    ]
     click.echo(table(heading, rows))

@@ -14,6 +14,7 @@ from marketd.cli.running import WrongInput, load_plugins
 
 if TYPE_CHECKING:
     from marketd.config import Config
+    from marketd.kept import KeptConfig
     from marketd.plugins.provider import Provider
 
 
@@ -29,6 +30,7 @@ def check_config(path: Path | None) -> None:
     \b
     marketd check-config -c /etc/marketd.toml
     """
+    from marketd.backfill.check import problems as problems_of_kept
     from marketd.config import load_config
     from marketd.domain.errors import ConfigError
 
@@ -39,12 +41,15 @@ def check_config(path: Path | None) -> None:
     loader = load_plugins(config)
     problems = [f"plugin {one.name}: {one.error}" for one in loader.reports if one.error]
     problems += loader.failed_providers.values()
+    problems += problems_of_kept(config.backfill, loader)
     if problems:
         raise WrongInput("\n".join(problems))
     click.echo("ok\n")
     click.echo("\n".join(_sections(config)))
     for name, provider in loader.providers.items():
         click.echo("\n".join(_provider(name, provider)))
+    for kept in config.backfill:
+        click.echo("\n".join(_kept(kept)))
 
 
 def _sections(config: Config) -> Iterator[str]:
@@ -66,3 +71,11 @@ def _provider(name: str, provider: Provider) -> Iterator[str]:
     for key, value in provider.plugin.context.settings.items():
         if value is not None:
             yield f"{key} = {shown(value)}"
+
+
+def _kept(kept: KeptConfig) -> Iterator[str]:
+    from marketd.config import kept_settings
+
+    yield "[[backfill]]"
+    for each in kept_settings():
+        yield f"{each.key} = {each.kind.toml(getattr(kept, each.key))}"

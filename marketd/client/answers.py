@@ -68,8 +68,9 @@ class Backfill:
 
     `state` is `pending`, `running`, `paused`, `done`, `failed` or `cancelled`; `message` says why it
     failed or what it waits for. `progress` goes from 0 to 1. `bars` counts what was fetched since it
-    last began, of which `new` were not stored and `revised` have changed; `refused` ranges cannot be
-    right. `eta_s` is None where nobody can tell.
+    last began (of a repair, in all), of which `new` were not stored and `revised` have changed;
+    `refused` ranges cannot be right. `eta_s` is None where nobody can tell. What the configuration
+    keeps begins again every `every_s`, next at `next_ms` unless it is under way; else both are None.
     """
 
     id: str
@@ -92,10 +93,12 @@ class Backfill:
     new: int
     revised: int
     refused: int
+    every_s: float | None
+    next_ms: int | None
 
     @property
     def has_ended(self) -> bool:
-        """It does nothing more, unless it is resumed."""
+        """It does nothing more, unless it is resumed or begins again at `next_ms`."""
         return self.state in ("done", "failed", "cancelled")
 
 
@@ -167,6 +170,8 @@ def backfill_of(body: Mapping[str, Any]) -> Backfill:
         new=body["new"],
         revised=body["revised"],
         refused=body["refused"],
+        every_s=body["every_seconds"],
+        next_ms=body["next"],
     )
 
 

@@ -4,8 +4,8 @@ A bar is `(t, open, high, low, close, volume)`: `t` is the OPEN time in epoch mi
 the bar covers `[t, t + timeframe)`. A price or volume is a float, or None where the source has none;
 NaN and the infinities keep their meaning.
 
-A tick is one trade, `(t, price, size, side, id)`: `side` is the taker's, `buy` or `sell`, and `side`
-and `id` are empty where the source has none.
+A tick is one trade, `(t, price, size, side, id)`: price and size are finite, `side` is the taker's,
+`buy` or `sell`, and `side` and `id` are empty where the source has none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import chain
+from math import inf
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -28,6 +29,10 @@ Tick: TypeAlias = tuple[int, float, float, str, str]
 open_time = itemgetter(0)
 
 _VALUE_TYPES = (float, int, type(None))
+_NUMBER_TYPES = {float, int}
+_SIDES = ("buy", "sell", "")
+# By how much a provider's clock may be ahead of ours.
+_CLOCKS_DIFFER_MS = 60_000
 
 
 def bar_fault(bar: Bar, timeframe: Timeframe) -> str | None:
@@ -56,6 +61,28 @@ def bar_fault(bar: Bar, timeframe: Timeframe) -> str | None:
     if volume is not None and volume < 0:
         return "volume"
     return None
+
+
+def tick_fault(tick: Tick, now_ms: int) -> str | None:
+    """Why `tick` is refused at the present `now_ms`, in one word, or None.
+
+    `shape`, `time`, `future` (further ahead than clocks differ), `price`, `size`, `side`.
+    """
+    if not isinstance(tick, tuple) or len(tick) != 5:
+        return "shape"
+    t, price, size, side, trade_id = tick
+    numbers = {type(price), type(size)} <= _NUMBER_TYPES
+    if type(t) is not int or not numbers or not (isinstance(side, str) and isinstance(trade_id, str)):
+        return "shape"
+    if not MIN_MS <= t < MAX_MS:
+        return "time"
+    if t > now_ms + _CLOCKS_DIFFER_MS:
+        return "future"
+    if not 0 < price < inf:
+        return "price"
+    if not 0 <= size < inf:
+        return "size"
+    return None if side in _SIDES else "side"
 
 
 def all_valid(bars: Sequence[Bar], timeframe: Timeframe) -> bool:

@@ -162,9 +162,9 @@ class History:
             )
             brought = brought.plus(_brought(filling))
 
-    async def fetch_again(self, feed: Feed, span: TimeRange) -> Brought:
-        """Fetches and stores all of `span`, as background work; see backfill.manager.History."""
-        return _brought(await self._filler.again(feed, span, turn=BACKGROUND))
+    async def fetch_again(self, feed: Feed, span: TimeRange, *, turn: Turn = BACKGROUND) -> Brought:
+        """Fetches and stores all of `span`; as background work, see backfill.manager.History."""
+        return _brought(await self._filler.again(feed, span, turn=turn))
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""

@@ -15,7 +15,8 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.market.history import History, HistoryRead
 from marketd.plugins.feed import Feed
-from marketd.streaming.subscription import PastBars
+from marketd.plugins.provider import BACKGROUND, Turn
+from marketd.streaming.needs import PastBars
 
 # Base bars read at once, and the most of them that one bar may be made of (a year of minutes fits).
 _CHUNK = 50_000
@@ -142,6 +143,12 @@ class DataOrchestrator:
         interval = TimeRange(feed.series.timeframe.floor(now_ms), feed.series.timeframe.end(now_ms))
         bars, _ = await self.closed(feed, interval)
         return bars[0] if bars else None
+
+    async def refetch(self, feed: Feed, span: TimeRange, *, background: bool) -> None:
+        """Asks the provider for all of `span`, also for what is stored, and stores what has changed."""
+        deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
+        turn = BACKGROUND if background else Turn(deadline_s)
+        await self._history.fetch_again(feed, span, turn=turn)
 
     def _span(
         self, feed: Feed, timeframe: Timeframe, since: int | None, before: int | None

@@ -9,6 +9,7 @@ from marketd.plugins.base import (
     MarketPlugin,
     NoFields,
     PluginContext,
+    TickHistory,
     TickStreams,
 )
 from marketd.plugins.fields import TimeField, TimeframeField
@@ -24,6 +25,7 @@ __all__ = [
     "PluginContext",
     "RateLimit",
     "ScaledClock",
+    "TickHistory",
     "TickStreams",
     "TimeField",
     "TimeframeField",

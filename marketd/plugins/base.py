@@ -127,9 +127,12 @@ class BarStreams(ABC):
     """The capability of pushing bars as they form.
 
     `has_bar_stream` is for `open` to unset, where a plugin for many vendors finds one without.
+    `is_authoritative` says that `fetch_ohlcv` returns what the stream has said of a closed bar, with
+    its later corrections. Unless it does, marketd fetches such bars once more a little later.
     """
 
     has_bar_stream: bool = True
+    is_authoritative: bool = False
 
     def streams_bars_of(self, symbol: str, timeframe: Timeframe) -> bool:
         """Override where not every series has a stream; the others are polled."""
@@ -152,6 +155,25 @@ class TickStreams(ABC):
     @abstractmethod
     def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
         """Batches of one symbol's trades from now on, ascending, until it is closed or raises."""
+
+
+class TickHistory(ABC):
+    """The capability of telling past trades; `has_tick_history` as with streams.
+
+    `tick_page_limit` is the most trades that one `fetch_ticks` returns, which costs `page_cost`.
+    """
+
+    has_tick_history: bool = True
+    tick_page_limit: int = 1000
+
+    @abstractmethod
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        """The first `limit` trades with a time in `[since, before)`, ascending.
+
+        `limit` is at most `tick_page_limit`, and may cut through a millisecond: marketd asks on from
+        there. Fewer trades than `limit` is the provider's word that the range holds no more: raise
+        rather than return a part, and HistoryEnds where `since` lies before what the provider keeps.
+        """
 
 
 class MarketHours(ABC):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
+from marketd.plugins.base import BarStreams
 from marketd.plugins.provider import Provider
 
 
@@ -40,6 +41,12 @@ class Feed:
         return not series.variant and self.provider.streams_bars(
             series.instrument.symbol, series.timeframe
         )
+
+    @property
+    def may_correct(self) -> bool:
+        """True if a bar that its stream calls closed may yet turn out otherwise."""
+        plugin = self.provider.plugin
+        return not (isinstance(plugin, BarStreams) and plugin.is_authoritative)
 
     def present(self) -> Present:
         """Where the series stands now."""

@@ -12,8 +12,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from operator import index
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from marshmallow import ValidationError
 
 from marketd.config import UpstreamConfig
-from marketd.domain.bar import bar_fault
+from marketd.domain.bar import Tick, bar_fault
 from marketd.domain.errors import (
     HistoryEnds,
     InvalidInput,
@@ -39,8 +39,16 @@ from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge
 from marketd.metrics import Metrics
-from marketd.plugins.base import BarStreams, BarUpdate, MarketHours, MarketPlugin, TickStreams
+from marketd.plugins.base import (
+    BarStreams,
+    BarUpdate,
+    MarketHours,
+    MarketPlugin,
+    TickHistory,
+    TickStreams,
+)
 from marketd.plugins.pages import Fetched, PageReader, Question
+from marketd.plugins.ticks import FetchedTicks, TickReader
 
 log = logging.getLogger(__name__)
 
@@ -125,17 +133,19 @@ class Provider:
         # Background work leaves one call to whoever waits for an answer.
         self._background_calls = asyncio.Semaphore(max(1, plugin.concurrency - 1))
         self._pages = PageReader(name, metrics)
+        self._ticks = TickReader(name, metrics)
         self._symbols: dict[str, _Symbols] = {}
         self._symbols_lock = asyncio.Lock()
         metrics.provider_up.labels(name).set(0)
 
     @property
     def features(self) -> list[str]:
-        """What the plugin has beyond the core: `bar_stream`, `tick_stream`, `market_hours`."""
+        """What the plugin has beyond the core, by the names that clients see."""
         plugin = self.plugin
         capabilities = {
             "bar_stream": isinstance(plugin, BarStreams) and plugin.has_bar_stream,
             "tick_stream": isinstance(plugin, TickStreams) and plugin.has_tick_stream,
+            "tick_history": isinstance(plugin, TickHistory) and plugin.has_tick_history,
             "market_hours": isinstance(plugin, MarketHours),
         }
         return [name for name, has_it in capabilities.items() if has_it]
@@ -148,6 +158,16 @@ class Provider:
             and plugin.has_bar_stream
             and plugin.streams_bars_of(symbol, timeframe)
         )
+
+    @property
+    def streams_ticks(self) -> bool:
+        """True if the plugin pushes trades."""
+        return "tick_stream" in self.features
+
+    @property
+    def has_tick_history(self) -> bool:
+        """True if the plugin tells past trades."""
+        return "tick_history" in self.features
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -304,13 +324,50 @@ class Provider:
         if not isinstance(plugin, BarStreams):
             raise Unsupported(f"{self.name} has no stream of bars.")
         await self.open()
-        updates = plugin.stream_bars(symbol, timeframe)
-        try:
+        async with aclosing(self._guarded(plugin.stream_bars(symbol, timeframe))) as updates:
             async for update in updates:
                 fault = bar_fault(update.bar, timeframe)
-                if fault is not None:
+                if fault is None:
+                    yield update
+                else:
                     self._pages.refuse(fault, symbol, timeframe, update.bar)
-                    continue
+
+    async def fetch_ticks(self, symbol: str, span: TimeRange, turn: Turn = NOW) -> FetchedTicks:
+        """The first page of trades in `span`. Only for a plugin with `tick_history`; see `fetch`."""
+        plugin = self.plugin
+        if not isinstance(plugin, TickHistory):
+            raise Unsupported(f"{self.name} has no history of trades.")
+        limit = plugin.tick_page_limit
+        try:
+            rows = await self._call(
+                lambda: plugin.fetch_ticks(symbol, span.start_ms, span.end_ms, limit),
+                cost=self.plugin.page_cost,
+                turn=turn,
+            )
+        except HistoryEnds as error:
+            end_ms = min(max(error.first_ms, span.start_ms + 1), span.end_ms)
+            return FetchedTicks([], end_ms, [TimeRange(span.start_ms, end_ms)])
+        return await self._ticks.page(rows, symbol, span, limit, self.now_ms())
+
+    async def stream_ticks(self, symbol: str) -> AsyncGenerator[list[Tick], None]:
+        """The plugin's own stream of trades, validated, in batches that ascend each.
+
+        Only for a plugin with `tick_stream`. Raises as `stream` does.
+        """
+        plugin = self.plugin
+        if not isinstance(plugin, TickStreams):
+            raise Unsupported(f"{self.name} has no stream of trades.")
+        await self.open()
+        async with aclosing(self._guarded(plugin.stream_ticks(symbol))) as batches:
+            async for batch in batches:
+                ticks = await self._ticks.told(batch, symbol, self.now_ms())
+                if ticks:
+                    yield ticks
+
+    async def _guarded(self, updates: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """What a plugin's stream says, until it breaks or ends: then a MarketdError."""
+        try:
+            async for update in updates:
                 yield update
         except MarketdError as error:
             self._failed(error)

@@ -127,9 +127,10 @@ class Storage(ABC):
     def listen(self, changed: Changed) -> None:
         """Calls `changed` with every write that made or revised bars, before `store` returns.
 
-        Also with one whose caller was cancelled, and, soon after, with one of another process that
-        shares the database. None says that such may have been missed: any bar may have changed. It is
-        called in the loop; a change may be told twice.
+        Also with one whose caller was cancelled. Who listens before the store is opened hears, a
+        moment later, of those of other processes that share the database, too; None says that some
+        may have been missed: any bar may have changed. It is called in the loop; a change may be told
+        twice.
         """
         self._listeners.append(changed)
 

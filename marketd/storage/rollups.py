@@ -1,29 +1,41 @@
-"""Which coarser bars are worth keeping ready, and the arithmetic of their buckets.
+"""Which coarser bars are kept once they have been computed, and the arithmetic of their buckets.
 
-Hours and days, of any series that tiles them: they are asked for most, and the days of a year of
-minutes are half a million bars to read. Each is made of the base bars and never of another, so that
-it has the bits that resampling gives.
+Each is made of the base bars and never of another coarser one: a sum of sums would differ in its last
+bits from what resampling gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from marketd.domain.bar import Bar, select
 from marketd.domain.resample import resample
-from marketd.domain.timeframe import DAY_MS, Timeframe
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 
-LEVELS = (Timeframe.parse("1h"), Timeframe.parse("1d"))
-# Base bars read and resampled at once.
-CHUNK = 50_000
-# A run of fewer buckets is sooner computed each time than kept: the hours of today, say.
-WORTH_KEEPING = 24
+# What is kept, of bases so fine that computing it each time would be slow.
+KEPT = tuple(map(Timeframe.parse, ("1h", "2h", "4h", "6h", "12h", "1d", "3d", "1w", "1M", "3M", "1y")))
+# What is asked for most often is brought up to date without having been asked for.
+_AHEAD = frozenset(map(Timeframe.parse, ("1h", "4h", "1d", "1w", "1M")))
+_FEWEST_IN_BUCKET, _MOST_IN_BUCKET = 24, 600_000
 
 
-def levels_of(base: Timeframe) -> list[Timeframe]:
-    """The timeframes that are kept ready of a series."""
-    return [level for level in LEVELS if level != base and base.tiles(level)]
+def is_kept(base: Timeframe, timeframe: Timeframe) -> bool:
+    """True if bars of `timeframe` that are made of `base` are kept."""
+    return (
+        timeframe in KEPT
+        and base.tiles(timeframe)
+        and _FEWEST_IN_BUCKET <= base.most_in(timeframe) <= _MOST_IN_BUCKET
+    )
+
+
+def to_refresh(base: Timeframe, used: Collection[Timeframe]) -> list[Timeframe]:
+    """What to bring up to date of a series: what is often asked for, and what is `used` already."""
+    return [
+        timeframe
+        for timeframe in KEPT
+        if (timeframe in _AHEAD or timeframe in used) and is_kept(base, timeframe)
+    ]
 
 
 def whole_buckets(timeframe: Timeframe, span: TimeRange) -> TimeRange:
@@ -38,13 +50,6 @@ def touched_buckets(timeframe: Timeframe, span: TimeRange) -> TimeRange:
     return TimeRange(timeframe.floor(span.start_ms), timeframe.ceil(span.end_ms)).clip(
         TimeRange(MIN_MS, MAX_MS)
     )
-
-
-def most_bars(timeframe: Timeframe, base: Timeframe) -> int:
-    """The most bars of `base` that a bucket can hold."""
-    # Months and years differ in length: the longest are less than four days over the mean.
-    longest_ms = timeframe.nominal_ms + (4 * DAY_MS if timeframe.is_calendar else 0)
-    return -(-longest_ms // base.nominal_ms)
 
 
 def resampled(

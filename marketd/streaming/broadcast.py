@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from marketd.domain.instrument import Series
 from marketd.metrics import Metrics
-from marketd.streaming.events import Event
-from marketd.streaming.messages import event_message
+from marketd.streaming.events import News
+from marketd.streaming.messages import Message
 from marketd.streaming.subscription import Subscription
 
 
@@ -30,12 +30,7 @@ class BroadcastManager:
             del self._streams[subscription.series]
         return not stream
 
-    def publish(self, series: Series, event: Event) -> None:
+    def publish(self, series: Series, event: News, message: Message) -> None:
         """Tells every subscription of `series`."""
-        stream = self._streams.get(series)
-        if not stream:
-            return
-        message = event_message(series, event)
-        if message is not None:
-            for subscription in stream:
-                subscription.deliver(event, message)
+        for subscription in self._streams.get(series, ()):
+            subscription.deliver(event, message)

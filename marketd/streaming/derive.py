@@ -35,6 +35,11 @@ class Deriver:
         self._broken_until_ms = self.bucket_ms
         self._waiting: list[Event] | None = []
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `begin` has still to come."""
+        return self._waiting is not None
+
     def begin(self, bars: Sequence[Bar], gaps: Sequence[Gap]) -> None:
         """Takes the bucket's closed base bars before `next_ms`, what they lack, and what has waited."""
         self._bars = list(bars)

@@ -38,4 +38,6 @@ class HealthEvent(NamedTuple):
     message: str
 
 
-Event: TypeAlias = BarEvent | Progress | GapEvent | HealthEvent
+# What clients are told, and everything.
+News: TypeAlias = BarEvent | GapEvent | HealthEvent
+Event: TypeAlias = News | Progress

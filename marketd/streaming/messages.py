@@ -10,10 +10,8 @@ from typing import Any
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Gap
 from marketd.domain.instrument import Series
-from marketd.domain.timeframe import Timeframe
-from marketd.domain.token import pack
 from marketd.encoding import to_json, to_msgpack
-from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent
+from marketd.streaming.events import BarEvent, GapEvent, HealthEvent, News
 
 
 class Format(StrEnum):
@@ -68,42 +66,37 @@ def names(series: Series) -> dict[str, str]:
     }
 
 
-def cursor(next_ms: int) -> str:
-    """The cursor of a client that has had every closed bar that opens before `next_ms`."""
-    return pack("cursor", str(next_ms))
+def event_message(series: Series, event: News, cursor: str) -> Message:
+    """What clients are told of an event, and the cursor of who has been told."""
+    match event:
+        case BarEvent():
+            return Message(
+                {
+                    "type": "bar",
+                    **names(series),
+                    "bar": event.bar,
+                    "closed": event.closed,
+                    "rev": event.rev,
+                    "cursor": cursor,
+                }
+            )
+        case GapEvent():
+            return gap_message(series, event.gap)
+        case HealthEvent():
+            return Message(
+                {"type": "status", **names(series), "state": event.state, "message": event.message}
+            )
 
 
-def event_message(series: Series, event: Event) -> Message | None:
-    """What clients are told of an event; nothing of mere progress."""
-    if isinstance(event, BarEvent):
-        return Message(
-            {
-                "type": "bar",
-                **names(series),
-                "bar": event.bar,
-                "closed": event.closed,
-                "rev": event.rev,
-                "cursor": cursor(_after(event, series.timeframe)),
-            }
-        )
-    if isinstance(event, GapEvent):
-        return gap_message(series, event.gap)
-    if isinstance(event, HealthEvent):
-        return Message(
-            {"type": "status", **names(series), "state": event.state, "message": event.message}
-        )
-    return None
-
-
-def snapshot_message(series: Series, bars: Sequence[Bar], *, complete: bool, next_ms: int) -> Message:
-    """History of a stream, up to `next_ms`."""
+def snapshot_message(series: Series, bars: Sequence[Bar], *, complete: bool, cursor: str) -> Message:
+    """History of a stream, and the cursor of who has been told it."""
     return Message(
         {
             "type": "snapshot",
             **names(series),
             "bars": bars,
             "complete": complete,
-            "cursor": cursor(next_ms),
+            "cursor": cursor,
         }
     )
 
@@ -119,7 +112,3 @@ def gap_message(series: Series, gap: Gap) -> Message:
             "reason": gap.reason,
         }
     )
-
-
-def _after(event: BarEvent, timeframe: Timeframe) -> int:
-    return timeframe.end(event.bar[0]) if event.closed else event.bar[0]

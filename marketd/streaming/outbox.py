@@ -93,13 +93,13 @@ class Outbox:
             self._is_awaited = True
             self._postman.call(self)
 
-    def put_bar(self, stream: object, message: Message, *, closed: bool) -> None:
-        """Adds a bar of a stream; a forming one takes the place of the one that still waits."""
+    def put_news(self, stream: object, message: Message, *, lasts: bool) -> None:
+        """Adds news of a stream; a forming bar, which does not last, replaces the one that waits."""
         place = self._forming.get(stream)
-        if closed or place is None:
+        if lasts or place is None:
             self.put(message)
-            if closed:
-                # What forms after this bar belongs behind it.
+            if lasts:
+                # What forms after this belongs behind it.
                 self._forming.pop(stream, None)
             elif not self._is_closed:
                 self._forming[stream] = len(self._frames) - 1

@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import NamedTuple
 
+from marketd.domain.bar import Bar
 from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
-from marketd.domain.resample import resample
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.storage import Storage
+from marketd.storage import Change, Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
-from marketd.streaming.events import FEED_STATES, BarEvent, Event, HealthEvent, Progress
-from marketd.streaming.messages import event_message
-from marketd.streaming.subscription import Past, Subscription
-from marketd.streaming.worker import History, SeriesWorker
+from marketd.streaming.events import FEED_STATES, Event, HealthEvent
+from marketd.streaming.needs import History
+from marketd.streaming.pages import Pages
+from marketd.streaming.ring import Cursor, Replay
+from marketd.streaming.stream import Stream
+from marketd.streaming.subscription import Subscription
+from marketd.streaming.worker import SeriesWorker
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
-
-
-class _Stream:
-    """One timeframe of a followed series."""
-
-    def __init__(self, series: Series, next_ms: int, publish: Callable[[Series, Event], None]) -> None:
-        self.series = series
-        self.next_ms = next_ms
-        self.forming: BarEvent | None = None
-        self.deriver: Deriver | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
-        self._publish = publish
-
-    def take(self, event: Event) -> None:
-        """An event of this very timeframe."""
-        if isinstance(event, Progress):
-            self.next_ms = event.next_ms
-            self.forming = None
-        elif isinstance(event, BarEvent) and not event.closed:
-            self.forming = event
-        self._publish(self.series, event)
+# How many messages of a replay are sent at once.
+_AT_ONCE = 100
 
 
 class _Upstream:
@@ -53,9 +36,8 @@ class _Upstream:
         self.feed = feed
         self.worker: SeriesWorker
         self.task: asyncio.Task[None]
-        self.streams: dict[Series, _Stream] = {}
+        self.streams: dict[Series, Stream] = {}
         self.health = HealthEvent("live", "")
-        self.ending: asyncio.TimerHandle | None = None
 
     def emit(self, event: Event) -> None:
         """An event of the base series: for the stream that it is, and for those derived from it."""
@@ -68,8 +50,19 @@ class _Upstream:
                 stream.deriver.take(event)
 
 
-class HistoryAndPast(History, Past, Protocol):
-    """Everything that live needs of history."""
+class Joined(NamedTuple):
+    """Where a subscription stands at first: `cursor` is that of a client which has all before live.
+
+    `replay` is what a client that comes back has missed, if that is still known.
+    """
+
+    cursor: Cursor
+    replay: Replay | None
+
+    @property
+    def live_ms(self) -> int:
+        """Every closed bar that opens at or after this time will be delivered; others are history."""
+        return self.cursor.next_ms
 
 
 class SubscriptionService:
@@ -78,12 +71,13 @@ class SubscriptionService:
     def __init__(
         self,
         *,
-        history: HistoryAndPast,
+        history: History,
         storage: Storage,
         supervisor: Supervisor,
         metrics: Metrics,
         linger_ms: int,
         stall_ms: int,
+        ring: int,
     ) -> None:
         self._history = history
         self._storage = storage
@@ -91,43 +85,64 @@ class SubscriptionService:
         self._metrics = metrics
         self._linger_s = linger_ms / 1000
         self._stall_ms = stall_ms
+        self._ring_size = ring
         self._broadcast = BroadcastManager(metrics)
+        self._pages = Pages(history)
         self._upstreams: dict[Series, _Upstream] = {}
+        storage.listen(self._changed)
 
-    def subscribe(self, feed: Feed, subscription: Subscription) -> int:
-        """Adds a subscription, which waits for `go_live`; gives the time from which live is whole.
-
-        Every closed bar that opens at or after that time will be delivered; those before are history.
-        """
+    def subscribe(self, feed: Feed, subscription: Subscription, resume: Cursor | None = None) -> Joined:
+        """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
         upstream = self._upstreams.get(feed.series) or self._follow(feed)
-        if upstream.ending is not None:
-            upstream.ending.cancel()
-            upstream.ending = None
         series = subscription.series
         stream = upstream.streams.get(series) or self._derive(upstream, series)
+        if stream.ending is not None:
+            stream.ending.cancel()
+            stream.ending = None
         self._broadcast.add(subscription)
-        for event in (stream.forming, upstream.health if upstream.health.state != "live" else None):
-            if event is not None:
-                message = event_message(series, event)
-                assert message is not None  # noqa: S101 - both kinds have one
-                subscription.deliver(event, message)
-        return stream.next_ms
+        for event, message in stream.greeting(upstream.health):
+            subscription.deliver(event, message)
+        return Joined(stream.cursor, None if resume is None else stream.ring.replay(resume))
 
     def unsubscribe(self, feed: Feed, subscription: Subscription) -> None:
-        """Removes a subscription; without another, its upstream ends after the linger time."""
-        if not self._broadcast.remove(subscription):
-            return
-        upstream = self._upstreams[feed.series]
-        stream = upstream.streams.pop(subscription.series)
-        for task in stream.tasks:
-            task.cancel()
-        if not upstream.streams:
+        """Removes a subscription; a stream without another ends after the linger time."""
+        if self._broadcast.remove(subscription):
+            upstream = self._upstreams[feed.series]
+            stream = upstream.streams[subscription.series]
             loop = asyncio.get_running_loop()
-            upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
+            stream.ending = loop.call_later(self._linger_s, self._end, upstream, stream)
 
-    async def catch_up(self, feed: Feed, subscription: Subscription, *, since: int, before: int) -> bool:
-        """See Subscription.catch_up."""
-        return await subscription.catch_up(self._history, feed, since=since, before=before)
+    async def catch_up(self, feed: Feed, subscription: Subscription, since: int, until: Cursor) -> bool:
+        """Sends the closed bars of `[since, until.next_ms)` as snapshots.
+
+        A history that cannot be had is told as a gap; the answer says whether all of it was sent.
+        """
+        complete = True
+        while True:
+            page = await self._pages.page(feed, subscription.series, since, until)
+            await subscription.send(page.messages)
+            complete = complete and page.is_complete
+            since = page.end_ms
+            if since >= until.next_ms:
+                return complete
+
+    async def resume(
+        self, feed: Feed, subscription: Subscription, cursor: Cursor, joined: Joined
+    ) -> bool:
+        """Sends what a client has missed since `cursor`; False if it may lack something even so."""
+        if joined.replay is None:
+            # Every closed bar is in the store, but not which of those before were revised since.
+            await self.catch_up(feed, subscription, cursor.next_ms, joined.cursor)
+            return False
+        whole_ms, messages = joined.replay
+        complete = True
+        if cursor.next_ms < whole_ms:
+            # It left in the middle of its history.
+            until = cursor._replace(next_ms=whole_ms)
+            complete = await self.catch_up(feed, subscription, cursor.next_ms, until)
+        for first in range(0, len(messages), _AT_ONCE):
+            await subscription.send(messages[first : first + _AT_ONCE])
+        return complete
 
     def feeds(self, provider: str) -> dict[str, int]:
         """How many series of a provider are followed, by the state of their feed."""
@@ -136,6 +151,13 @@ class SubscriptionService:
             if upstream.feed.provider.name == provider:
                 counts[upstream.health.state] += 1
         return counts
+
+    def _changed(self, change: Change | None) -> None:
+        """Something was stored, perhaps by another process: of a series that is followed, it is told."""
+        self._pages.changed(change)
+        for series, upstream in self._upstreams.items():
+            if change is None or change.series == series:
+                upstream.worker.changed(change)
 
     def _follow(self, feed: Feed) -> _Upstream:
         upstream = _Upstream(feed)
@@ -151,50 +173,53 @@ class SubscriptionService:
         self._metrics.stream_upstreams.set(len(self._upstreams))
         return upstream
 
-    def _derive(self, upstream: _Upstream, series: Series) -> _Stream:
+    def _derive(self, upstream: _Upstream, series: Series) -> Stream:
         """The stream of `series`: the base itself, or one that is made of it."""
         next_ms = upstream.worker.next_ms
-        stream = _Stream(series, next_ms, self._broadcast.publish)
+        bucket = TimeRange(series.timeframe.floor(next_ms), next_ms)
+        stream = Stream(series, bucket.start_ms, self._broadcast, ring_size=self._ring_size)
         upstream.streams[series] = stream
         if series != upstream.feed.series:
-            stream.deriver = deriver = Deriver(
-                series.timeframe,
-                next_ms,
-                emit=stream.take,
-                revise=lambda bucket_ms, rev: self._run(
-                    stream, partial(self._revise, upstream.feed, stream, bucket_ms, rev)
-                ),
-            )
-            stream.next_ms = deriver.bucket_ms
-            bucket = TimeRange(deriver.bucket_ms, next_ms)
-            self._run(stream, partial(self._begin, upstream.feed, stream, deriver, bucket))
+            stream.deriver = Deriver(series.timeframe, next_ms, emit=stream.take, revise=stream.revise)
+            work = partial(self._supply, upstream.feed, stream, stream.deriver, bucket)
+            stream.task = self._supervisor.run(f"derive {series}", work)
         return stream
 
-    def _run(self, stream: _Stream, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = self._supervisor.run(f"derive {stream.series}", work)
-        stream.tasks.add(task)
-        task.add_done_callback(stream.tasks.discard)
+    async def _supply(self, feed: Feed, stream: Stream, deriver: Deriver, bucket: TimeRange) -> None:
+        """Brings the base bars that a derived stream needs of history, as soon as they can be had.
 
-    async def _begin(self, feed: Feed, stream: _Stream, deriver: Deriver, bucket: TimeRange) -> None:
-        """Hands the deriver what its first bucket holds already, as soon as that can be had."""
+        At first what its first bucket holds already, then those of every bucket of the past that has
+        changed.
+        """
+        is_down = False
         while True:
             try:
-                bars, gaps = await self._history.closed(feed, bucket)
+                if deriver.is_waiting:
+                    deriver.begin(*await self._history.closed(feed, bucket))
+                else:
+                    bucket_ms = await stream.next_revised()
+                    stream.revised(bucket_ms, await self._whole(feed, stream.series, bucket_ms))
             except MarketdError as error:
-                stream.take(HealthEvent("down", error.message))
+                if not is_down:
+                    stream.take(HealthEvent("down", error.message))
+                is_down = True
                 await asyncio.sleep(_RETRY_S)
             else:
-                return deriver.begin(bars, gaps)
+                if is_down:
+                    stream.take(HealthEvent("live", ""))
+                is_down = False
 
-    async def _revise(self, feed: Feed, stream: _Stream, bucket_ms: int, rev: int) -> None:
-        """Publishes a bucket of the past as it has become."""
-        timeframe = stream.series.timeframe
-        bars, gaps = await self._history.closed(feed, TimeRange(bucket_ms, timeframe.end(bucket_ms)))
-        if bars and not gaps:
-            (whole,) = resample(bars, timeframe)
-            stream.take(BarEvent(whole, closed=True, rev=rev))
+    async def _whole(self, feed: Feed, series: Series, bucket_ms: int) -> Bar | None:
+        """A bar of the past as it is now; None while a part of it is missing."""
+        end_ms = series.timeframe.end(bucket_ms)
+        past = await self._history.past(feed, series, since=bucket_ms, before=end_ms, limit=1)
+        return past.bars[0] if past.bars and not past.gaps else None
 
-    def _end(self, upstream: _Upstream) -> None:
-        upstream.task.cancel()
-        del self._upstreams[upstream.feed.series]
-        self._metrics.stream_upstreams.set(len(self._upstreams))
+    def _end(self, upstream: _Upstream, stream: Stream) -> None:
+        del upstream.streams[stream.series]
+        if stream.task is not None:
+            stream.task.cancel()
+        if not upstream.streams:
+            upstream.task.cancel()
+            del self._upstreams[upstream.feed.series]
+            self._metrics.stream_upstreams.set(len(self._upstreams))

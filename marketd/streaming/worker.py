@@ -10,51 +10,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
 
-from marketd.domain.bar import Bar, same_bar
-from marketd.domain.coverage import Covered, Gap, Reason
+from marketd.domain.bar import Bar
+from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
 from marketd.storage import Storage
+from marketd.streaming.corrections import Corrections
 from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent, Progress
+from marketd.streaming.needs import History
+from marketd.streaming.polling import poll
+from marketd.streaming.recheck import recheck
+from marketd.streaming.silence import watch_silence
 
 log = logging.getLogger(__name__)
 
 # How long after a close the stream is given to report the bar before the history is asked.
 _GRACE_MS = 1_000
-# A quiet market is asked about less and less often, up to this many times the first interval.
-_MOST_PATIENCE = 8
 _CATCH_UP_BARS = 5_000
 # What may wait of a stream while a bar is being stored, or the store is away.
 _INBOX = 1_000
-_SHORTEST_POLL_MS, _LONGEST_POLL_MS = 1_000, 15_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _STORE_PAUSE_S = 1.0
-
-
-class History(Protocol):
-    """What the worker needs of the past."""
-
-    async def closed(self, feed: Feed, span: TimeRange) -> tuple[list[Bar], list[Gap]]:
-        """Every closed bar of `span`, which is stored by then, and the ranges that cannot be had.
-
-        Raises ProviderFailed or NotReady while a part of it might still be had.
-        """
-
-    async def forming(self, feed: Feed) -> Bar | None:
-        """The forming bar, if there has been a trade yet. Raises ProviderFailed or NotReady."""
 
 
 class SeriesWorker:
     """One followed series. `emit` is called in order and must not block.
 
     A stream that says nothing for `stall_ms` is either quiet or mute: the provider's history tells
-    which, and a mute one is begun anew.
+    which, and a mute one is begun anew. Bars that change after they were published are told, whoever has
+    changed them: `changed` is to be called with what is stored of the series.
     """
 
     def __init__(
@@ -73,12 +62,21 @@ class SeriesWorker:
         self._storage = storage
         self._emit = emit
         self._stall_ms = stall_ms
+        self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
+        self._corrections = Corrections(storage, feed.series, self.next_ms, emit)
+        self.changed = self._corrections.changed
         self._heard_ms = 0
         # What clients have been told of the feed.
         self._state = "live"
 
     async def run(self) -> None:
-        """Follows until cancelled; when the provider fails, says so, waits and begins again."""
+        """Follows until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._corrections.run())
+            await self._keep_following()
+
+    async def _keep_following(self) -> None:
+        """When the provider fails, says so, waits and begins again."""
         pause_s = _FIRST_PAUSE_S
         while True:
             before_ms = self.next_ms
@@ -97,14 +95,23 @@ class SeriesWorker:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
-                group.create_task(self._watch_closes(inbox))
                 if self._feed.is_streamed:
-                    group.create_task(self._watch_silence())
+                    self._watch(inbox, group)
                 await self._catch_up(self._feed.present().settled_end_ms)
                 while True:
                     await self._handle(await inbox.get(), inbox)
         except* MarketdError as failures:
             raise _first(failures) from None
+
+    def _watch(self, inbox: asyncio.Queue[BarUpdate | int], group: asyncio.TaskGroup) -> None:
+        """Makes up for what a stream may keep to itself."""
+        feed, history = self._feed, self._history
+        self._heard_ms = feed.provider.now_ms()
+        group.create_task(self._watch_closes(inbox))
+        silence = watch_silence(feed, history, heard_ms=lambda: self._heard_ms, stall_ms=self._stall_ms)
+        group.create_task(silence)
+        if feed.may_correct:
+            group.create_task(recheck(feed, history, next_ms=lambda: self.next_ms))
 
     async def _handle(self, item: BarUpdate | int, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         """Takes what has come. While the store is away it waits here, and what comes later in the inbox.
@@ -130,54 +137,23 @@ class SeriesWorker:
 
     async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         provider = self._feed.provider
-        symbol = self._feed.series.instrument.symbol
-        updates = provider.stream(symbol, self._timeframe) if self._feed.is_streamed else self._poll()
-        async with aclosing(updates):
+        async with aclosing(self._source()) as updates:
             async for update in updates:
                 self._heard_ms = provider.now_ms()
                 # Where much waits a forming bar gives way: the closed one will say all of it.
-                if update.closed or inbox.qsize() < _INBOX // 2:
+                if isinstance(update, int) or update.closed or inbox.qsize() < _INBOX // 2:
                     await inbox.put(update)
 
-    async def _poll(self) -> AsyncGenerator[BarUpdate, None]:
-        """What a stream would say, for a provider without one."""
-        clock = self._feed.provider.plugin.clock
-        period_ms = min(max(self._timeframe.nominal_ms // 10, _SHORTEST_POLL_MS), _LONGEST_POLL_MS)
-        while True:
-            forming = await self._history.forming(self._feed)
-            if forming is not None:
-                yield BarUpdate(forming, closed=False)
-            await clock.sleep_until(clock.now_ms() + period_ms)
-
-    async def _watch_silence(self) -> None:
-        """Raises FeedStalled once history has gone on while the stream said nothing.
-
-        Two looks at history are compared, since it may round otherwise than the stream does.
-        """
-        clock = self._feed.provider.plugin.clock
-        self._heard_ms = clock.now_ms()
-        while True:
-            heard_ms, wait_ms = self._heard_ms, self._stall_ms
-            looks: list[Bar | None] = []
-            while heard_ms == self._heard_ms:
-                if len(looks) == 2 and not _same(*looks):
-                    raise FeedStalled(
-                        f"The stream of {self._feed.provider.name} was mute; it is begun anew."
-                    )
-                await clock.sleep_until(heard_ms + wait_ms)
-                wait_ms += min(wait_ms, _MOST_PATIENCE * self._stall_ms)
-                try:
-                    looks = [*looks[-1:], await self._history.forming(self._feed)]
-                except MarketdError:
-                    # Whether the stream is mute cannot be told while history is away.
-                    continue
-                # What history has just learnt may be on its way.
-                await clock.sleep_until(clock.now_ms() + _GRACE_MS)
+    def _source(self) -> AsyncGenerator[BarUpdate | int, None]:
+        provider, symbol = self._feed.provider, self._feed.series.instrument.symbol
+        if self._feed.is_streamed:
+            return provider.stream(symbol, self._timeframe)
+        return poll(self._feed, self._history, lag_ms=self._lag_ms)
 
     async def _watch_closes(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         """Puts the time up to which every bar should have been reported, whenever that moves on."""
         plugin, timeframe = self._feed.provider.plugin, self._timeframe
-        lag_ms = plugin.settle_ms + _GRACE_MS
+        lag_ms = self._lag_ms
         while True:
             await plugin.clock.sleep_until(timeframe.end(plugin.clock.now_ms() - lag_ms) + lag_ms)
             # The clock may have jumped over several closes.
@@ -196,17 +172,10 @@ class SeriesWorker:
             return
         end_ms = self._timeframe.end(bar[0])
         proven = Covered(bar[0], end_ms, Reason.DATA)
-        stored = await self._storage.store(
-            self._feed.series, [bar], [proven], at_ms=self._feed.provider.now_ms()
-        )
+        await self._storage.store(self._feed.series, [bar], [proven], at_ms=self._feed.provider.now_ms())
+        # Of an interval that was passed already, what has changed is told by now.
         if bar[0] == self.next_ms:
-            self._emit(BarEvent(bar, closed=True))
-            self._advance(end_ms)
-        else:
-            # Its interval was passed already: as it was, or as one without a bar.
-            rev = stored.revised[0].rev if stored.revised else stored.inserted
-            if rev:
-                self._emit(BarEvent(bar, closed=True, rev=rev))
+            self._publish([bar], end_ms)
 
     async def _catch_up(self, until_ms: int) -> None:
         """Publishes what history has of the intervals before `until_ms` that were not published."""
@@ -215,13 +184,15 @@ class SeriesWorker:
             bars, gaps = await self._history.closed(self._feed, TimeRange(self.next_ms, end_ms))
             for gap in gaps:
                 self._emit(GapEvent(gap))
-            for bar in bars:
-                self._emit(BarEvent(bar, closed=True))
-            self._advance(end_ms)
+            self._publish(bars, end_ms)
 
-    def _advance(self, next_ms: int) -> None:
+    def _publish(self, bars: Sequence[Bar], next_ms: int) -> None:
+        """Tells the closed bars up to `next_ms`, all there are."""
+        for bar in bars:
+            self._emit(BarEvent(bar, closed=True))
         self.next_ms = next_ms
         self._emit(Progress(next_ms))
+        self._corrections.published(bars, next_ms)
 
     def _tell(self, state: str, message: str) -> None:
         """Says what has become of the feed, once."""
@@ -233,12 +204,8 @@ class SeriesWorker:
         self._emit(HealthEvent(state, message))
 
 
-def _same(one: Bar | None, other: Bar | None) -> bool:
-    return one is other if one is None or other is None else same_bar(one, other)
-
-
 async def _pause(longest_s: float) -> None:
-    await asyncio.sleep(random.uniform(longest_s / 2, longest_s))  # noqa: S311 - jitter
+    await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311 - full jitter
 
 
 def _first(group: BaseExceptionGroup[MarketdError]) -> MarketdError:

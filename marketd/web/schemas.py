@@ -379,13 +379,25 @@ class BackfillOut(Schema):
     )
     eta_seconds = fields.Float(required=True, allow_none=True)
     bars_per_second = fields.Float(required=True)
-    bars = fields.Integer(required=True, metadata={"description": "Fetched since it last began."})
+    bars = fields.Integer(
+        required=True, metadata={"description": "Fetched since it last began; of a repair, in all."}
+    )
     new = fields.Integer(required=True, metadata={"description": "Of these, bars that were not stored."})
     revised = fields.Integer(
         required=True, metadata={"description": "Of these, bars that have changed."}
     )
     refused = fields.Integer(
         required=True, metadata={"description": "Ranges that cannot be right: see /api/v1/gaps."}
+    )
+    every_seconds = fields.Float(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How often it begins again, if the configuration keeps it."},
+    )
+    next = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "When it begins again, unless it is under way."},
     )
 
 

@@ -8,12 +8,14 @@ import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
+
+from marketd.storage.sqlite.packing import unpack
 
 Launch = Callable[..., Any]
 
@@ -90,11 +92,9 @@ async def test_closed_bars_are_the_same_live_and_over_rest_and_after_kill_9(
     seen = [*snapshot, *live]
     times = [bar[0] for bar in seen]
     assert times == sorted(set(times))
-    with sqlite3.connect(f"file:{tmp_path / 'marketd.db'}?mode=ro", uri=True) as database:
-        stored = database.execute(
-            "SELECT t, open, high, low, close, volume FROM bar ORDER BY t"
-        ).fetchall()
-    database.close()
+    with closing(sqlite3.connect(f"file:{tmp_path / 'marketd.db'}?mode=ro", uri=True)) as database:
+        blocks = database.execute("SELECT bars FROM block").fetchall()
+    stored = [bar for (block,) in blocks for bar in unpack(block)]
     assert set(map(tuple, seen)) <= set(stored)
 
     daemon = await launch(SIM)
@@ -116,9 +116,12 @@ async def test_a_client_that_comes_back_with_its_cursor_misses_nothing(launch: L
     await asyncio.sleep(1.5)
     async with stream(daemon.url) as socket:
         await say(socket, type="subscribe", id="2", **_symbols("BTC/USD"), timeframe="1s", resume=cursor)
-        replayed = (await hear(socket, "snapshot"))["bars"]
-        resumed = await hear(socket, "resumed")
-        assert (resumed["id"], resumed["recovered"]) == ("2", True)
+        assert json.loads(await socket.recv())["type"] == "subscribed"
+        replayed = []
+        while (message := json.loads(await socket.recv()))["type"] == "bar":
+            assert (message["closed"], message["rev"]) == (True, 0)
+            replayed.append(message["bar"])
+        assert (message["type"], message["id"], message["recovered"]) == ("resumed", "2", True)
         live = await hear_closed(socket, 2)
     seen = [last, *replayed, *live]
     query = {**BTC, "timeframe": "1s", "since": last[0], "before": live[-1][0] + 1}

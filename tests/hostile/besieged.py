@@ -32,14 +32,14 @@ class World:
     def __init__(self, vendor: Vendor, config: Config, clock: ManualClock) -> None:
         self.vendor = vendor
         self.clock = clock
-        self._config = config
+        self.config = config
         self.daemon: Daemon
         self.session: aiohttp.ClientSession
 
     async def start(self) -> None:
         """Starts the daemon, over the database of the one before if there was one."""
         entry = EntryPoint("stand_in", "stand_in_plugin", "marketd")
-        self.daemon = Daemon(self._config, clock=self.clock, found=lambda: [entry])
+        self.daemon = Daemon(self.config, clock=self.clock, found=lambda: [entry])
         await self.daemon.start()
         self.session = aiohttp.ClientSession(self.daemon.url)
 

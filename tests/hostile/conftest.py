@@ -12,8 +12,8 @@ from stand_in import Vendor
 
 from marketd.clock import ManualClock
 from marketd.config import (
-    BackfillConfig,
     Config,
+    HistoryConfig,
     ProviderConfig,
     ServerConfig,
     StorageConfig,
@@ -36,6 +36,7 @@ async def simulated() -> Sequence[Bar]:
 async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
     """Makes the world, with other bars or settings if wanted."""
     made: list[World] = []
+    vendors: list[Vendor] = []
 
     async def one(
         bars: Sequence[Bar] = simulated,
@@ -49,11 +50,12 @@ async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
         clock = ManualClock(now_ms)
         vendor = Vendor(bars, clock)
         await vendor.start()
+        vendors.append(vendor)
         config = Config(
             server=ServerConfig(port=0, request_timeout=request_timeout),  # type: ignore[arg-type]
             storage=StorageConfig(url=f"sqlite:///{tmp_path / database}"),
             upstream=UpstreamConfig(timeout=250, retries=2),  # type: ignore[arg-type]
-            backfill=BackfillConfig(depth=DAY_MS),  # type: ignore[arg-type]
+            history=HistoryConfig(depth=DAY_MS),  # type: ignore[arg-type]
             providers={
                 "vendor": ProviderConfig("vendor", "stand_in", {"url": vendor.url} | (settings or {}))
             },
@@ -67,7 +69,8 @@ async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
     yield one
     for world in made:
         await world.stop()
-        await world.vendor.stop()
+    for vendor in vendors:
+        await vendor.stop()
 
 
 @pytest.fixture

@@ -3,66 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import Any
 
 import pytest
+from aiohttp import web
+from backfilling import PATH, begin, call, ended, fetched_twice, until
 from besieged import START, M, Make, World
-from stand_in import SYMBOL, cut, hanging, rows, slow, status, well
+from stand_in import SYMBOL, Asked, Vendor, cut, hanging, rows, slow, status, well
 
-from marketd.domain.timerange import TimeRange
-
-PATH = "/api/v1/backfills"
-ENDED = ("done", "failed", "cancelled")
-
-
-async def call(world: World, method: str, path: str = PATH, **options: Any) -> tuple[int, Any]:
-    async with world.session.request(method, path, **options) as response:
-        return response.status, await response.json()
-
-
-async def begin(world: World, **fields: Any) -> dict[str, Any]:
-    wanted = {
-        "market": "crypto",
-        "provider": "vendor",
-        "symbol": SYMBOL,
-        "timeframe": "1m",
-        "since": START,
-        "before": START + 600 * M,
-    }
-    code, body = await call(world, "POST", json=wanted | fields)
-    assert code == 201, body
-    told: dict[str, Any] = body
-    return told
-
-
-async def until(
-    world: World, backfill: dict[str, Any], when: Callable[[dict[str, Any]], bool]
-) -> dict[str, Any]:
-    """How the backfill stands, once it stands so."""
-    async with asyncio.timeout(10):
-        while True:
-            code, body = await call(world, "GET", f"{PATH}/{backfill['id']}")
-            assert code == 200
-            if when(body):
-                told: dict[str, Any] = body
-                return told
-            await asyncio.sleep(0.01)
-
-
-async def ended(world: World, backfill: dict[str, Any]) -> dict[str, Any]:
-    return await until(world, backfill, lambda told: told["state"] in ENDED)
-
-
-def fetched_twice(world: World) -> list[TimeRange]:
-    spans = sorted((one.symbol, one.span) for one in world.vendor.asked)
-    return [
-        later
-        for (symbol, earlier), (other, later) in pairwise(spans)
-        if symbol == other and later.start_ms < earlier.end_ms
-    ]
+from marketd.backfill.job import KIND, Backfill
 
 
 async def test_it_brings_all_that_is_missing_once_and_says_so(world: World) -> None:
@@ -162,6 +112,34 @@ async def test_a_repair_fetches_again_and_says_what_has_changed(world: World) ->
     told = await ended(world, await begin(world, repair=True))
     assert (told["state"], told["bars"]) == ("done", len(world.truth(0, 600)))
     assert (told["new"], told["revised"]) == (1, 1)
+    assert await world.stored() == world.truth(0, 600)
+
+
+async def test_a_repair_goes_on_where_it_was_after_a_restart_and_tells_of_all_of_it(
+    world: World,
+) -> None:
+    await ended(world, await begin(world))
+    wrong = {START + minute * M for minute in (20, 320, 570)}
+    world.vendor.bars = [(*one[:5], 7.0) if one[0] in wrong else one for one in world.vendor.bars]
+    answered_ms = START + 600 * M
+
+    async def so_far(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await (well if asked.span.start_ms >= answered_ms else hanging)(vendor, asked, request)
+
+    world.vendor.mood = so_far
+    told = await begin(world, repair=True)
+    for minute in (300, 100, 0):
+        before_ms, answered_ms = answered_ms, START + minute * M
+        world.vendor.asked.clear()
+        await world.restart()
+        jobs = world.daemon.storage.jobs
+        while answered_ms not in [  # noqa: ASYNC110 - a store has no event
+            Backfill.of(job).repaired_ms for job in await jobs(KIND)
+        ]:
+            await asyncio.sleep(0.01)
+        assert {one.span.start_ms < before_ms for one in world.vendor.asked} == {True}
+    told = await ended(world, told)
+    assert (told["state"], told["bars"], told["revised"]) == ("done", 600, 3)
     assert await world.stored() == world.truth(0, 600)
 
 

@@ -16,6 +16,7 @@ from marketd.plugins import (
     MarketPlugin,
     PluginContext,
     ScaledClock,
+    TickHistory,
     TickStreams,
 )
 
@@ -24,8 +25,8 @@ START = 1_709_647_200_000  # 2024-03-05T14:00:00Z
 S = 1_000
 
 
-class Honest(MarketPlugin, BarStreams, TickStreams):
-    """Has a bar for every second from START on, and a clock that runs at fifty seconds a second."""
+class Honest(MarketPlugin, BarStreams, TickStreams, TickHistory):
+    """Has a bar and two trades for every second from START on; its clock runs fifty times as fast."""
 
     plugin = "honest"
     page_limit = 100
@@ -64,11 +65,17 @@ class Honest(MarketPlugin, BarStreams, TickStreams):
             t_ms += S
 
     async def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
-        t_ms = self.clock.now_ms()
+        t_ms = SECOND.ceil(self.clock.now_ms())
         while True:
             await self.reaches(t_ms)
-            yield [(t_ms, 1.5, 2.0, "buy", ""), (t_ms, 1.5, 1.0, "", "8")]
+            yield self.trades(t_ms)
             t_ms += S
+
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        await self.find(symbol)
+        end_ms = min(before, self.clock.now_ms() + 1)
+        times = range(max(START, SECOND.ceil(since)), end_ms, S)
+        return [tick for t_ms in times for tick in self.trades(t_ms)][:limit]
 
     async def find(self, symbol: str) -> None:
         if symbol not in {info.symbol for info in await self.get_symbols("crypto")}:
@@ -86,6 +93,9 @@ class Honest(MarketPlugin, BarStreams, TickStreams):
         if self.cut.is_set():
             self.cut.clear()
             raise ProviderFailed("The vendor hung up.")
+
+    def trades(self, t_ms: int) -> Sequence[Tick]:
+        return [(t_ms, 1.5, 2.0, "buy", ""), (t_ms, 1.5, 1.0, "", str(t_ms))]
 
     def bar(self, t_ms: int) -> Bar:
         price = 100.0 + t_ms // S % 7

@@ -255,6 +255,18 @@ class CorrectsItself(Honest):
                 yield BarUpdate(bar, closed=True)
 
 
+class KnowsNoEndOfTrades(Honest):
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        return await super().fetch_ticks(symbol, since, before + S, limit)
+
+
+class ForgetsTradesWithoutAnId(Honest):
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        return [tick for tick in await super().fetch_ticks(symbol, since, before, 2 * limit) if tick[4]][
+            :limit
+        ]
+
+
 WRONG: dict[str, type[Honest]] = {
     "every_symbol_is_told_once_and_in_its_market": TellsASymbolTwice,
     "a_symbol_is_spelt_in_one_way": UppercasesSymbols,
@@ -277,6 +289,8 @@ WRONG: dict[str, type[Honest]] = {
     "stream_of_bars_begins_anew": EndsSilently,
     "stream_of_bars_can_be_cancelled": GoesOnStreaming,
     "ticks_ascend_and_are_trades": TellsTradesOutOfOrder,
+    "past_ticks_keep_to_range_and_limit": KnowsNoEndOfTrades,
+    "past_ticks_hold_what_the_stream_told": ForgetsTradesWithoutAnId,
 }
 
 
@@ -330,7 +344,7 @@ def test_a_provider_without_streams_is_not_held_to_them() -> None:
     class Kit(ProviderKit):
         plugin_class = Plain
 
-    assert not any(name.startswith(("stream", "ticks")) for name in checks(Kit))
+    assert not any(name.startswith(("stream", "ticks", "past")) for name in checks(Kit))
     assert "bars_ascend" in checks(Kit)
 
 

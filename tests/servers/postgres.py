@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import asyncpg
+
 _NOBODY = 65534
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -44,6 +46,13 @@ class PostgresServer:
         """Where a database is, with everything that it takes to get in."""
         secret = quote(password or self.password, safe="")
         return f"postgresql://{user}:{secret}@127.0.0.1:{self.port}/{database}"
+
+    async def create(self, database: str) -> str:
+        """Makes an empty database; gives where it is."""
+        connection = await asyncpg.connect(self.url())
+        await connection.execute(f"CREATE DATABASE {database}")
+        await connection.close()
+        return self.url(database)
 
     def start(self) -> None:
         """Returns when connections are taken."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from itertools import count
+from collections.abc import Callable
 from urllib.parse import quote
 
-import asyncpg
 import pytest
+from postgres_stores import connected, opened
 from scripted import INSTRUMENT, MINUTE, START, M, bar
 from servers.postgres import PostgresServer
 
@@ -25,47 +23,12 @@ from marketd.storage.postgres.schema import MIGRATIONS
 
 SERIES = Series(INSTRUMENT, MINUTE)
 EVER = TimeRange(MIN_MS, MAX_MS)
-NUMBERS = count()
 TABLES = {
     *("bar", "coverage", "fresh", "instrument", "job", "marketd_schema", "rollup", "series", "tick"),
     "tick_coverage",
 }
 
 Url = Callable[..., str]
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-@asynccontextmanager
-async def opened(url: str, **options: float) -> AsyncIterator[PostgresStorage]:
-    storage = PostgresStorage(url, **options)  # type: ignore[arg-type]
-    await storage.open()
-    try:
-        yield storage
-    finally:
-        await storage.close()
-
-
-@pytest.fixture
-async def name(postgres_server: PostgresServer) -> str:
-    """A new, empty database."""
-    name = f"test_{next(NUMBERS)}"
-    async with connected(postgres_server.url()) as connection:
-        await connection.execute(f"CREATE DATABASE {name}")
-    return name
-
-
-@pytest.fixture
-def url(postgres_server: PostgresServer, name: str) -> str:
-    """Where it is, for its owner."""
-    return postgres_server.url(name)
 
 
 async def put(storage: PostgresStorage, minute: int) -> None:

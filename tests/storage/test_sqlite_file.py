@@ -19,7 +19,8 @@ from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import StorageFailed, StorageLocked
 from marketd.domain.instrument import Series
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage import StoredBars
 from marketd.storage.base import Revision
 from marketd.storage.sqlite import SQLiteStorage
@@ -30,8 +31,8 @@ SPAN = TimeRange(START, START + M)
 PROOF = Covered(*SPAN, Reason.DATA)
 
 TABLES = [
-    *("bar", "coverage", "instrument", "job", "job_by_kind", "probe"),
-    *("rolled", "rollup", "series", "tick", "tick_coverage"),
+    *("block", "coverage", "instrument", "job", "job_by_kind", "probe"),
+    *("revision", "rolled", "rollup", "series", "tick", "tick_coverage"),
 ]
 
 # Opens the database it is given, says so, and keeps it until its input ends.
@@ -217,9 +218,16 @@ async def test_migrating_what_is_up_to_date_changes_nothing(path: Path) -> None:
         assert list(connection.iterdump()) == before
 
 
+def made_by(path: Path, version: int) -> sqlite3.Connection:
+    """A database of a marketd that knew that schema."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    scripts = "".join(MIGRATIONS[:version])
+    connection.executescript(f"BEGIN; {scripts} PRAGMA user_version = {version}; COMMIT;")
+    return connection
+
+
 async def test_what_schema_1_had_is_kept_and_what_it_had_proven_was_an_answer(path: Path) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(f"BEGIN; {MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+    with closing(made_by(path, 1)) as connection:
         connection.execute("INSERT INTO series VALUES (1, 'crypto', 'test', 'BTC/USD', '1m', '', 1)")
         rows = [(1, *bar(0), 0, None), (1, START + M, "NaN", None, 1.0, 1.0, 1.0, 3, START)]
         connection.executemany("INSERT INTO bar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
@@ -229,7 +237,30 @@ async def test_what_schema_1_had_is_kept_and_what_it_had_proven_was_an_answer(pa
         odd: Bar = (START + M, math.nan, None, 1.0, 1.0, 1.0)
         assert repr(stored) == repr(StoredBars([bar(0), odd], [PROOF]))
         assert (await storage.store(SERIES, [bar(1)], [], at_ms=START)).revised == [Revision(bar(1), 4)]
-    assert schema_of(path)[0] == len(MIGRATIONS)
+    assert schema_of(path) == (len(MIGRATIONS), TABLES)
+
+
+async def test_every_bar_of_schema_2_is_kept_whatever_its_series(path: Path) -> None:
+    stored: dict[Series, list[Bar]] = {}
+    with closing(made_by(path, 2)) as connection:
+        for number, name in enumerate(("1M", "1s", "1m", "1d"), start=1):
+            series = Series(INSTRUMENT, Timeframe.parse(name))
+            # Six hundred in a row, and one far away on either side.
+            first_ms = series.timeframe.floor(START - 550 * series.timeframe.nominal_ms)
+            times = [0, *(series.timeframe.shift(first_ms, one) for one in range(600)), 4 * 10**12]
+            stored[series] = [
+                (series.timeframe.floor(t_ms), 1.0, 2.0, 1.0, 2.0, t_ms / 7) for t_ms in times
+            ]
+            connection.execute(
+                "INSERT INTO series VALUES (?, 'crypto', 'test', 'BTC/USD', ?, '', 0)", (number, name)
+            )
+            rows = ((number, *one, 0, None) for one in stored[series])
+            connection.executemany("INSERT INTO bar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("INSERT INTO series VALUES (9, 'crypto', 'test', 'none', '1m', '', 0)")
+    async with opened(path) as storage:
+        for series, bars in stored.items():
+            found = await storage.read(series, TimeRange(MIN_MS, MAX_MS), limit=10_000)
+            assert found.bars == bars
 
 
 async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:

@@ -17,8 +17,8 @@ from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
+from marketd.storage.rollups import KEPT
 from marketd.storage.sqlite import SQLiteStorage
-from marketd.storage.sqlite.rollups import KEPT
 
 T = TypeVar("T")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import math
 import pkgutil
 import re
 import sqlite3
@@ -15,7 +14,6 @@ from contextlib import closing
 import pytest
 from scripted import INSTRUMENT, MINUTE, START, M, bar
 
-from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
@@ -68,7 +66,7 @@ def test_no_statement_looks_at_rows_that_it_does_not_need(
     assert all(
         "USING PRIMARY KEY" in step
         for step in plan
-        if re.search(r"SEARCH (bar|coverage|tick|rollup|rolled)", step)
+        if re.search(r"SEARCH (block|revision|coverage|tick|rollup|rolled)", step)
     )
 
 
@@ -128,36 +126,13 @@ def test_neither_reading_nor_storing_costs_more_where_much_is_stored(
     assert many == pytest.approx(few, rel=0.2)
 
 
-def test_nan_is_kept_as_text_and_read_as_nan(connection: sqlite3.Connection) -> None:
-    ids = SeriesIds()
-    odd: Bar = (START, math.nan, None, math.inf, -math.inf, math.nan)
-    bars.store(connection, ids, SERIES, [odd], [], START)
-    stored = connection.execute("SELECT open, high, low, close, volume FROM bar").fetchone()
-    assert stored == ("NaN", None, math.inf, -math.inf, "NaN")
-    # Whoever reads, with or without having seen it stored, and whatever came later.
-    bars.store(connection, ids, SERIES, [bar(1)], [], START)
-    for reader in (ids, SeriesIds()):
-        for newest in (False, True):
-            found = bars.read(connection, reader, SERIES, minutes(0, 2), 2, newest).bars
-            assert repr(found) == repr([odd, bar(1)])
-
-
-def test_only_a_series_that_ever_held_nan_is_searched_for_it(connection: sqlite3.Connection) -> None:
-    ids = SeriesIds()
-    plain, odd = SERIES, Series(INSTRUMENT, MINUTE, "odd")
-    bars.store(connection, ids, plain, [bar(0)], [], START)
-    bars.store(connection, ids, odd, [bar(0)], [], START)
-    bars.store(connection, ids, odd, [bar(0, math.nan)], [], START)
-    bars.store(connection, ids, odd, [bar(0)], [], START)
-    for known in (ids, SeriesIds()):
-        assert [known.find(connection, series) for series in (plain, odd)] == [(1, False), (2, True)]
-
-
 def test_a_revision_keeps_when_it_was(connection: sqlite3.Connection) -> None:
     ids = SeriesIds()
     for at_ms, close in ((START, 1.0), (START + 1, 1.0), (START + 2, 2.0)):
         bars.store(connection, ids, SERIES, [bar(0, close)], [], at_ms)
-    assert connection.execute("SELECT rev, revised_at FROM bar").fetchall() == [(1, START + 2)]
+    assert connection.execute("SELECT t, rev, revised_at FROM revision").fetchall() == [
+        (START, 1, START + 2)
+    ]
 
 
 def test_what_is_proven_already_is_not_written_again(connection: sqlite3.Connection) -> None:

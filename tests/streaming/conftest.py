@@ -17,15 +17,17 @@ from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
-from marketd.storage import Storage
+from marketd.storage import Storage, StoredBars
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.messages import Format
 from marketd.streaming.outbox import Outbox, Postman
-from marketd.streaming.service import SubscriptionService
+from marketd.streaming.ring import Cursor
+from marketd.streaming.service import Joined, SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import Supervisor
 
 PATIENCE_S = 5
+RING = 5
 
 
 class Client:
@@ -88,18 +90,25 @@ class World:
             metrics=self.metrics,
             linger_ms=20,
             stall_ms=30_000,
+            ring=RING,
         )
 
     def client(self) -> Client:
         return Client(self.metrics)
 
-    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[Subscription, int]:
+    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[Subscription, Cursor]:
         subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
-        return subscription, self.service.subscribe(self.feed, subscription)
+        return subscription, self.service.subscribe(self.feed, subscription).cursor
+
+    def rejoin(
+        self, client: Client, timeframe: Timeframe, cursor: Cursor
+    ) -> tuple[Subscription, Joined]:
+        subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
+        return subscription, self.service.subscribe(self.feed, subscription, cursor)
 
     async def join(self, client: Client, timeframe: Timeframe, since: int) -> Subscription:
-        subscription, live_ms = self.subscribe(client, timeframe)
-        await self.service.catch_up(self.feed, subscription, since=since, before=live_ms)
+        subscription, cursor = self.subscribe(client, timeframe)
+        await self.service.catch_up(self.feed, subscription, since, cursor)
         subscription.go_live()
         return subscription
 
@@ -118,6 +127,23 @@ class World:
 def storage(tmp_path: Path) -> Storage:
     """The store behind the stream, not yet open."""
     return SQLiteStorage(tmp_path / "bars.db")
+
+
+@pytest.fixture
+def reads(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """For each read of the store, how many were under way then."""
+    read, under_way, seen = storage.read, [0], []
+
+    async def counted(*args: Any, **options: Any) -> StoredBars:
+        under_way[0] += 1
+        seen.append(under_way[0])
+        try:
+            return await read(*args, **options)
+        finally:
+            under_way[0] -= 1
+
+    monkeypatch.setattr(storage, "read", counted)
+    return seen
 
 
 @pytest.fixture

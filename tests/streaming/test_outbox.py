@@ -42,9 +42,8 @@ class Box:
 
     def put(self, minute: int, close: float, *, closed: bool, series: Series = SERIES) -> None:
         event = BarEvent(bar(minute, close), closed)
-        message = event_message(series, event)
-        assert message is not None
-        self.outbox.put_bar(series, message, closed=closed)
+        message = event_message(series, event, "")
+        self.outbox.put_news(series, message, lasts=closed)
 
 
 async def test_a_forming_bar_that_waits_gives_way_to_a_newer_one() -> None:

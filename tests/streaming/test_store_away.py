@@ -46,6 +46,8 @@ async def test_what_the_stream_says_while_the_store_is_away_waits_and_is_publish
     client = world.client()
     subscription, _ = world.subscribe(client)
     subscription.go_live()
+    world.says(bar(10, close=1.0), closed=False)
+    await client.next("bar")
     world.clock.set(START + 11 * M + 1)
     world.says(bar(10), closed=True)
     assert await client.closed(1) == [bar(10)]

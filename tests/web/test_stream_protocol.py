@@ -17,8 +17,9 @@ from talking import JSON, MSGPACK, PATH, PATIENCE_S, Connect, Socket, connected
 from marketd.clock import ManualClock
 from marketd.config import StreamConfig
 from marketd.daemon import Daemon
-from marketd.domain.token import pack, unpack_time
+from marketd.domain.token import pack
 from marketd.settings import ByteCount, Millis
+from marketd.streaming.ring import Cursor
 
 SECOND = 1000
 BTC = {
@@ -31,13 +32,14 @@ BTC = {
 }
 NAMES = {key: BTC[key] for key in ("market", "provider", "timeframe")} | {"symbol": "BTC/USD"}
 ODD = BTC | {"market": "odd", "provider": "files", "symbols": ["ODD"]}
+CURSOR = Cursor(START, "ring", 0).token()
 # A stream, as the answers list it.
 BARS = NAMES | {"channel": "bars"}
 
 
 def named(answer: dict[str, Any]) -> list[dict[str, str]]:
     """The streams of a `subscribed`; each says from where on live is whole."""
-    assert all(unpack_time(stream["cursor"], "cursor", field="cursor") for stream in answer["streams"])
+    assert all(Cursor.parse(stream["cursor"], field="cursor") for stream in answer["streams"])
     return [{key: stream[key] for key in BARS} for stream in answer["streams"]]
 
 
@@ -194,12 +196,16 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
     ({"resume": "garbage"}, "invalid_input", "resume"),
     ({"resume": "é"}, "invalid_input", "resume"),
     ({"resume": pack("cursor", "")}, "invalid_input", "resume"),
-    ({"resume": pack("cursor", "-5")}, "invalid_input", "resume"),
-    ({"resume": pack("cursor", "9" * 100)}, "invalid_input", "resume"),
-    ({"resume": pack("since", str(START))}, "invalid_input", "resume"),
-    ({"resume": pack("cursor", str(START)), "since": START}, "invalid_input", "resume takes one"),
+    ({"resume": pack("cursor", str(START))}, "invalid_input", "resume"),
+    ({"resume": pack("cursor", "-5.ring.0")}, "invalid_input", "resume"),
+    ({"resume": pack("cursor", f"{START}.ring.-1")}, "invalid_input", "resume"),
+    ({"resume": pack("cursor", f"{START}.ring.٥")}, "invalid_input", "resume"),
+    ({"resume": pack("cursor", f"{10**15}.ring.0")}, "invalid_input", "resume"),
+    ({"resume": pack("cursor", f"{'9' * 100}.ring.0")}, "invalid_input", "resume"),
+    ({"resume": pack("since", f"{START}.ring.0")}, "invalid_input", "resume"),
+    ({"resume": CURSOR, "since": START}, "invalid_input", "resume takes one"),
     (
-        {"resume": pack("cursor", str(START)), "symbols": ["BTC/USD", "ETH/USD"]},
+        {"resume": CURSOR, "symbols": ["BTC/USD", "ETH/USD"]},
         "invalid_input",
         "resume takes one",
     ),
@@ -314,7 +320,7 @@ commands = st.fixed_dictionaries(
         "symbols": st.lists(st.sampled_from(["BTC/USD", "DOGE/BTC"]), max_size=2) | values,
         "timeframe": st.sampled_from(["1m", "7m", "1M"]) | values,
         "since": st.integers(NOW - 10 * M, NOW + M) | values,
-        "resume": st.builds(lambda t: pack("cursor", str(t)), st.integers(NOW - M, NOW)) | values,
+        "resume": st.builds(lambda t: Cursor(t, "ring", 0).token(), st.integers(NOW - M, NOW)) | values,
         "params": st.just({}) | values,
         "channel": st.just("bars") | values,
         "else": values,

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+import msgpack
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.test_utils import TestServer
 from marketd_alpaca.plugin import AlpacaPlugin
@@ -38,6 +39,7 @@ Key = tuple[str, str]
 
 MINUTE, HOUR = Timeframe.parse("1m"), Timeframe.parse("1h")
 _KINDS = {"bars": "b", "updatedBars": "u", "trades": "t"}
+_ID = "904837e3-3b76-47ec-b432-046db621571b"
 _HISTORIES: dict[str, Any] = {}
 
 
@@ -62,6 +64,7 @@ class Alpaca:
         self.sockets: list[web.WebSocketResponse] = []
         self.subscriptions: dict[web.WebSocketResponse, set[Key]] = {}
         self._paths: dict[web.WebSocketResponse, str] = {}
+        self._packing: set[web.WebSocketResponse] = set()
         self._sim = SimPlugin(PluginContext("sim", clock, {"seed": 1}))
         self._live: dict[Key, asyncio.Task[None]] = {}
 
@@ -114,12 +117,12 @@ class Alpaca:
         messages = [{"T": _KINDS[channel], "S": symbol, **row} for row in rows]
         for socket, keys in list(self.subscriptions.items()):
             if (channel, symbol) in keys and not socket.closed and not self.is_mute:
-                await socket.send_json(messages)
+                await self._tell(socket, *messages)
 
     async def fail(self, code: int) -> None:
         """Tells every client an error that nobody asked for."""
         for socket in self.sockets:
-            await socket.send_json([{"T": "error", "code": code, "msg": "as the test wants it"}])
+            await self._tell(socket, {"T": "error", "code": code, "msg": "as the test wants it"})
 
     async def history(
         self, symbol: str, timeframe: Timeframe, since: int, before: int, limit: int = 10_000
@@ -201,7 +204,10 @@ class Alpaca:
         """Two pages, one contract each."""
         page = int(query.get("page_token", 0))
         symbol = (CONTRACT, CONTRACT.replace("C", "P"))[page]
-        row = {"symbol": symbol, "name": f"SPY {page}", "underlying_symbol": "SPY", "status": "active"}
+        row = {"id": _ID, "symbol": symbol, "name": f"SPY {page}", "underlying_symbol": "SPY"}
+        row |= {"underlying_asset_id": _ID, "root_symbol": "SPY", "expiration_date": "2024-04-19"}
+        row |= {"type": ("call", "put")[page], "style": "american", "strike_price": "500", "size": "100"}
+        row |= {"status": "active", "tradable": True}
         rows = [row] if query["underlying_symbols"] == "SPY" else []
         return {"option_contracts": rows, "next_page_token": None if page or not rows else "1"}
 
@@ -209,11 +215,14 @@ class Alpaca:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         self.handshakes += 1
-        await socket.send_json([{"T": "success", "msg": "connected"}])
+        if request.content_type == "application/msgpack":
+            self._packing.add(socket)
+        await self._tell(socket, {"T": "success", "msg": "connected"})
         try:
             async for message in socket:
-                if message.type == WSMsgType.TEXT:
-                    await self._said(socket, request.path, json.loads(message.data))
+                if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    unpack = msgpack.unpackb if socket in self._packing else json.loads
+                    await self._said(socket, request.path, unpack(message.data))
         finally:
             self.subscriptions.pop(socket, None)
             if socket in self.sockets:
@@ -224,23 +233,31 @@ class Alpaca:
         match said.get("action"):
             case "auth":
                 if code := self._admission(path, said):
-                    refused = {"T": "error", "code": code, "msg": "as Alpaca words it"}
-                    await socket.send_json([refused])
+                    await self._tell(socket, {"T": "error", "code": code, "msg": "as Alpaca words it"})
                     await socket.close()
                     return
                 self.sockets.append(socket)
                 self._paths[socket] = path
                 self.subscriptions[socket] = set()
-                await socket.send_json([{"T": "success", "msg": "authenticated"}])
+                await self._tell(socket, {"T": "success", "msg": "authenticated"})
             case "subscribe":
                 wanted = self.subscriptions[socket] | keys_of(said)
                 if len({symbol for _, symbol in wanted}) > self.plan:
                     refused = {"T": "error", "code": 405, "msg": "symbol limit exceeded"}
-                    await socket.send_json([refused])
-                    return
+                    return await self._tell(socket, refused)
                 await self._subscribe(socket, wanted)
             case "unsubscribe":
                 await self._subscribe(socket, self.subscriptions[socket] - keys_of(said))
+
+    async def _tell(self, socket: web.WebSocketResponse, *messages: dict[str, Any]) -> None:
+        """In JSON, or in MessagePack, with its own kind of time, to a client that wants that."""
+        if socket not in self._packing:
+            return await socket.send_json(messages)
+        packed = [
+            {**one, "t": msgpack.Timestamp.from_unix_nano(epoch_ms(one["t"]) * 1_000_000)} if "t" in one else one
+            for one in messages
+        ]
+        return await socket.send_bytes(msgpack.packb(packed))
 
     def _admission(self, path: str, said: dict[str, Any]) -> int:
         if (said["key"], said["secret"]) != (KEY, SECRET):
@@ -255,7 +272,7 @@ class Alpaca:
             told[channel].append(symbol)
         if not self.is_mute:
             self.subscriptions[socket] = keys
-            await socket.send_json([{"T": "subscription", **told}])
+            await self._tell(socket, {"T": "subscription", **told})
         for channel, symbol in keys - self._live.keys():
             if channel != "updatedBars":
                 telling = self._tell_bars if channel == "bars" else self._tell_trades

@@ -40,6 +40,7 @@ class ReplayPlugin(MarketPlugin, BarStreams):
     )
     settings_schema = ReplaySettings
     page_limit = 10_000
+    is_authoritative = True
     settle_ms: ClassVar[int] = 0
 
     def __init__(self, context: PluginContext) -> None:

@@ -19,6 +19,7 @@ from marketd.plugins import (
     MarketPlugin,
     PluginContext,
     ScaledClock,
+    TickHistory,
     TickStreams,
 )
 from marketd.plugins.sim.calendar import around_the_clock, new_york
@@ -31,7 +32,7 @@ from marketd.plugins.sim.streams import bar_updates, tick_batches
 _REAL_PACE_MS = 50
 
 
-class SimPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
+class SimPlugin(MarketPlugin, BarStreams, TickStreams, TickHistory, MarketHours):
     """Every value is a function of the seed, the symbol and the time: a restart changes nothing."""
 
     plugin = "sim"
@@ -40,6 +41,8 @@ class SimPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
     )
     settings_schema = SimSettings
     page_limit = 10_000
+    is_authoritative = True
+    tick_page_limit = 10_000
 
     def __init__(self, context: PluginContext) -> None:
         super().__init__(context)
@@ -88,6 +91,10 @@ class SimPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
             since_ms=self.clock.now_ms() + 1,
             pace_ms=self._pace_ms,
         )
+
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        end_ms = min(before, self.clock.now_ms() + 1)
+        return await asyncio.to_thread(self._history(symbol).ticks, since, end_ms, limit)
 
     def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
         return self._history(symbol).closed(since, before)

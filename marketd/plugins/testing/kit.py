@@ -9,12 +9,12 @@ from marketd.domain.bar import Bar
 from marketd.domain.errors import MarketdError, UnknownSymbol
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timerange import MAX_MS
-from marketd.plugins.base import BarStreams, MarketPlugin, TickStreams
+from marketd.plugins.base import BarStreams, MarketPlugin, TickHistory, TickStreams
 from marketd.plugins.testing.base import raising
-from marketd.plugins.testing.streams import StreamChecks
+from marketd.plugins.testing.ticks import TickChecks
 
 
-class ProviderKit(StreamChecks):
+class ProviderKit(TickChecks):
     """Derive a class whose name begins with `Test`, and pytest runs every check on your provider.
 
     Class attributes:
@@ -27,14 +27,15 @@ class ProviderKit(StreamChecks):
         stream_timeframe: what the streams are checked with, best one whose bars close often.
         patience_s: how long one check may take.
 
-    The methods `provider`, `failures`, `live` and `disconnect` may be overridden. Checks of a stream
+    The methods `provider`, `failures`, `live` and `disconnect` may be overridden. Checks of a capability
     are there only if the class has it. No check needs a plugin of pytest.
     """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         plugin_class = getattr(cls, "plugin_class", MarketPlugin)
-        for capability, kind in (("stream", BarStreams), ("ticks", TickStreams)):
+        capabilities = (("stream", BarStreams), ("ticks", TickStreams), ("past_ticks", TickHistory))
+        for capability, kind in capabilities:
             for name in dir(cls):
                 if name.startswith(f"test_{capability}_") and not issubclass(plugin_class, kind):
                     setattr(cls, name, None)

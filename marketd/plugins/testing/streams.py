@@ -1,4 +1,4 @@
-"""The checks of streams: order, closes, agreement with history, beginning anew."""
+"""The checks of streams of bars: order, closes, agreement with history, beginning anew."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
-from marketd.domain.bar import Bar, Tick, bar_fault
+from marketd.domain.bar import Bar, bar_fault
 from marketd.domain.errors import MarketdError
 from marketd.domain.timeframe import Timeframe
-from marketd.plugins.base import BarStreams, BarUpdate, MarketPlugin, TickStreams
+from marketd.plugins.base import BarStreams, BarUpdate, MarketPlugin
 from marketd.plugins.testing.base import KitBase, raising
 
 _CLOSED = 2
@@ -18,7 +18,7 @@ _HISTORY_LOOKS_S = 0.05
 
 
 class StreamChecks(KitBase):
-    """What a provider with BarStreams or TickStreams is held to."""
+    """What a provider with BarStreams is held to."""
 
     def test_stream_of_bars_ascends_and_each_closes_once(self) -> None:
         async def check(plugin: MarketPlugin) -> None:
@@ -86,30 +86,16 @@ class StreamChecks(KitBase):
 
         self.run(check)
 
-    def test_ticks_ascend_and_are_trades(self) -> None:
-        async def check(plugin: MarketPlugin) -> None:
-            last_ms, count = 0, 0
-            stream = cast(TickStreams, plugin).stream_ticks(self.symbol)
-            async with self._reading(plugin, stream) as batches:
-                while count < 5:
-                    for tick in await anext(batches):
-                        _check_tick(tick)
-                        assert tick[0] >= last_ms, f"the trade of {tick[0]} comes after {last_ms}"
-                        last_ms = tick[0]
-                        count += 1
-
-        self.run(check)
-
     @asynccontextmanager
     async def _bars(self, plugin: MarketPlugin) -> AsyncIterator[AsyncIterator[BarUpdate]]:
         stream = cast(BarStreams, plugin).stream_bars(
             self.symbol, Timeframe.parse(self.stream_timeframe)
         )
-        async with self._reading(plugin, stream) as updates:
+        async with self.reading(plugin, stream) as updates:
             yield updates
 
     @asynccontextmanager
-    async def _reading(
+    async def reading(
         self, plugin: MarketPlugin, stream: AsyncIterator[Any]
     ) -> AsyncIterator[AsyncIterator[Any]]:
         """`stream`, while the vendor goes on."""
@@ -141,13 +127,3 @@ async def _until_closed(updates: AsyncIterator[BarUpdate], count: int) -> Sequen
 async def _drained(updates: AsyncIterator[Any]) -> None:
     async for _ in updates:
         continue
-
-
-def _check_tick(tick: Tick) -> None:
-    t_ms, price, size, side, trade_id = tick
-    assert isinstance(t_ms, int), f"{t_ms!r} is no time in epoch milliseconds"
-    assert isinstance(price, float | int), f"{price!r} is no price"
-    assert isinstance(size, float | int), f"{size!r} is no size"
-    assert size >= 0, f"{size!r} is no size"
-    assert side in ("buy", "sell", ""), f"{side!r} is no side"
-    assert isinstance(trade_id, str), f"{trade_id!r} is no id: it has to be text"

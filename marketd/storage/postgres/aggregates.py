@@ -13,15 +13,18 @@ from marketd.storage.postgres import freshness
 from marketd.storage.postgres.bars import PIECE, read_bars
 from marketd.storage.postgres.connection import Connection, Connections
 from marketd.storage.rollups import (
-    CHUNK,
-    WORTH_KEEPING,
-    levels_of,
-    most_bars,
+    KEPT,
+    is_kept,
     resampled,
+    to_refresh,
     touched_buckets,
     whole_buckets,
 )
 
+# Base bars read and resampled at once, unless one bucket holds more.
+CHUNK = 50_000
+# Of fewer base bars a run is sooner computed each time than kept: the hours of today, say.
+_WORTH_KEEPING = 24 * 60
 # Above this many bars resampling leaves the event loop.
 _INLINE = 2_000
 
@@ -55,7 +58,7 @@ Reader: TypeAlias = Callable[[TimeRange, int], Awaitable[list[Bar]]]
 
 
 class Rollups:
-    """Hours and days in a table, made when they are first asked for: the way of plain PostgreSQL."""
+    """Coarser bars in a table, made when they are first asked for: the way of plain PostgreSQL."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -81,8 +84,10 @@ class Rollups:
         """See Storage.refresh; `series` are rows with their base timeframes."""
         count = 0
         for series_id, base in series.items():
-            for level in levels_of(base):
-                asked = Asked(series_id, base, level)
+            async with self._connections.one() as connection:
+                used = await freshness.kept(connection, series_id)
+            for timeframe in to_refresh(base, [one for one in KEPT if str(one) in used]):
+                asked = Asked(series_id, base, timeframe)
                 for piece in await self._stale(asked, span):
                     for chunk in _chunks(asked, piece):
                         count += len(await self._make(asked, chunk))
@@ -98,7 +103,7 @@ class Rollups:
 
     def _kept(self, asked: Asked) -> str | None:
         """The name of what is kept that serves a question."""
-        return str(asked.timeframe) if asked.timeframe in levels_of(asked.base) else None
+        return str(asked.timeframe) if is_kept(asked.base, asked.timeframe) else None
 
     async def _pieces(self, asked: Asked, span: TimeRange) -> list[tuple[TimeRange, bool]]:
         """`span` cut into what is fresh and what is not."""
@@ -130,8 +135,8 @@ class Rollups:
 
     async def _missing(self, asked: Asked, span: TimeRange, limit: int, newest: bool) -> list[Bar]:
         """Buckets of a piece that is not fresh: it is, from then on, if that is worth it."""
-        size = (span.end_ms - span.start_ms) // asked.timeframe.nominal_ms
-        if self._kept(asked) is None or size < WORTH_KEEPING:
+        most = (span.end_ms - span.start_ms) // asked.base.nominal_ms
+        if self._kept(asked) is None or most < _WORTH_KEEPING:
             return await self._computed(asked, span, limit, newest)
         bars: list[Bar] = []
         chunks = list(_chunks(asked, span))
@@ -148,7 +153,8 @@ class Rollups:
         async with self._connections.one() as connection, connection.transaction():
             await connection.execute(_RELAXED)
             await lock_row(connection, asked.series_id)
-            base_bars = await read_bars(connection, asked.series_id, span, limit=2 * CHUNK)
+            most = (span.end_ms - span.start_ms) // asked.base.nominal_ms
+            base_bars = await read_bars(connection, asked.series_id, span, limit=most)
             bars, _ = await _resampled(base_bars, asked.timeframe, span, cut=False, newest=False)
             await connection.execute(_DELETE, *row, *span)
             for first in range(0, len(bars), PIECE):
@@ -164,7 +170,7 @@ class Rollups:
             async with self._connections.one() as connection:
                 return await read_bars(connection, asked.series_id, span, limit=limit, newest=newest)
 
-        bucket = most_bars(asked.timeframe, asked.base)
+        bucket = asked.base.most_in(asked.timeframe)
         return await self._resample(read, bucket, asked.timeframe, span, limit, newest)
 
     async def _resample(
@@ -207,7 +213,9 @@ def _limited(bars: list[Bar], limit: int, newest: bool) -> list[Bar]:
 
 def _chunks(asked: Asked, span: TimeRange) -> Iterator[TimeRange]:
     """`span`, of whole buckets, in pieces of so many that about CHUNK base bars fit."""
-    count = max(1, CHUNK // most_bars(asked.timeframe, asked.base))
-    step_ms = count * asked.timeframe.nominal_ms
-    for start_ms in range(span.start_ms, span.end_ms, step_ms):
-        yield TimeRange(start_ms, min(start_ms + step_ms, span.end_ms))
+    count = max(1, CHUNK // asked.base.most_in(asked.timeframe))
+    start_ms = span.start_ms
+    while start_ms < span.end_ms:
+        end_ms = min(asked.timeframe.shift(start_ms, count), span.end_ms)
+        yield TimeRange(start_ms, end_ms)
+        start_ms = end_ms

@@ -40,8 +40,9 @@ _SESSION = {
 class Connections:
     """A few connections to one database; neither getting one nor a statement may take long."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], patience_s: float) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], url: str, patience_s: float) -> None:
         self._pool = pool
+        self._url = url
         self._patience_s = patience_s
 
     @classmethod
@@ -62,13 +63,22 @@ class Connections:
                 pass
         except (*FAILURES, ValueError) as error:
             raise StorageFailed(_refusal(error, url)) from error
-        return cls(pool, patience_s)
+        return cls(pool, url, patience_s)
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
         """One of the connections, for as long as the block lasts."""
         async with self._pool.acquire(timeout=self._patience_s) as connection:
             yield connection
+
+    async def apart(self, name: str) -> asyncpg.Connection[asyncpg.Record]:
+        """One more, the caller's to keep and to close; `name` is what the server shows of it."""
+        return await asyncpg.connect(
+            self._url,
+            timeout=self._patience_s,
+            command_timeout=self._patience_s,
+            server_settings=_SESSION | {"application_name": name},
+        )
 
     async def close(self) -> None:
         """Waits for those in use, then closes all."""

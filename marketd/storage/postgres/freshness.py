@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge, subtract
 from marketd.storage.postgres.connection import Connection
-from marketd.storage.rollups import LEVELS, touched_buckets
+from marketd.storage.rollups import touched_buckets
 
 _OVERLAPPING = """
     SELECT kept, range_start, range_end, claim FROM fresh
@@ -21,6 +21,7 @@ _FRESH = """
     WHERE series = $1 AND kept = $2 AND range_start <= $4 AND range_end >= $3 AND claim IS NULL
     ORDER BY range_start
 """
+_KEPT = "SELECT DISTINCT kept FROM fresh WHERE series = $1"
 _DELETE = "DELETE FROM fresh WHERE series = $1 AND kept = $2 AND range_start = $3"
 _INSERT = "INSERT INTO fresh (series, kept, range_start, range_end, claim) VALUES ($1, $2, $3, $4, $5)"
 _DELETE_CLAIMS = """
@@ -34,8 +35,8 @@ _END_CLAIM = """
 
 async def spoil(connection: Connection, series_id: int, changed: TimeRange) -> None:
     """Within a write of bars: what they are part of is fresh no more, nor what is being made of them."""
-    widest = touched_buckets(LEVELS[-1], changed)
-    for kept, start_ms, end_ms, claim in await connection.fetch(_OVERLAPPING, series_id, *widest):
+    # They are of whole buckets, so that what is touched is what overlaps.
+    for kept, start_ms, end_ms, claim in await connection.fetch(_OVERLAPPING, series_id, *changed):
         touched = touched_buckets(Timeframe.parse(kept.removeprefix("bar_")), changed)
         await connection.execute(_DELETE, series_id, kept, start_ms)
         for piece in subtract(TimeRange(start_ms, end_ms), [touched]):
@@ -45,6 +46,11 @@ async def spoil(connection: Connection, series_id: int, changed: TimeRange) -> N
 async def fresh(connection: Connection, series_id: int, kept: str, span: TimeRange) -> list[TimeRange]:
     """The fresh ranges that overlap or touch `span`, whole."""
     return [TimeRange(*row) for row in await connection.fetch(_FRESH, series_id, kept, *span)]
+
+
+async def kept(connection: Connection, series_id: int) -> set[str]:
+    """Of which anything of a series is fresh."""
+    return {row[0] for row in await connection.fetch(_KEPT, series_id)}
 
 
 async def freshen(connection: Connection, series_id: int, kept: str, made: Sequence[TimeRange]) -> None:

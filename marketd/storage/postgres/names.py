@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
+import asyncpg
+
 from marketd.domain.errors import Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
@@ -33,6 +35,7 @@ _LOCK_SERIES = """
 _ADVANCE_FENCE = "UPDATE series SET fence = fence + 1 WHERE id = $1 RETURNING fence"
 _LOCK_MAKING = "LOCK TABLE series IN SHARE ROW EXCLUSIVE MODE"
 _ALL_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series ORDER BY id"
+_ONE_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series WHERE id = $1"
 _ALL_INSTRUMENTS = "SELECT id FROM instrument ORDER BY id"
 
 
@@ -103,15 +106,22 @@ async def advance_fence(connection: Connection, series_id: int) -> int:
 
 async def all_series(connection: Connection) -> list[Series]:
     """Every series, in the order in which they were made."""
-    return [
-        Series(Instrument(*row[:3]), Timeframe.parse(row[3]), row[4])
-        for row in await connection.fetch(_ALL_SERIES)
-    ]
+    return [_series(row) for row in await connection.fetch(_ALL_SERIES)]
+
+
+async def series_of(connection: asyncpg.Connection[asyncpg.Record], series_id: int) -> Series | None:
+    """The series of a row, if it is there."""
+    row = await connection.fetchrow(_ONE_SERIES, series_id)
+    return None if row is None else _series(row)
 
 
 async def all_instruments(connection: Connection) -> list[int]:
     """The rows of every instrument."""
     return [row[0] for row in await connection.fetch(_ALL_INSTRUMENTS)]
+
+
+def _series(row: asyncpg.Record) -> Series:
+    return Series(Instrument(*row[:3]), Timeframe.parse(row[3]), row[4])
 
 
 def _table(what: Series | Instrument) -> str:

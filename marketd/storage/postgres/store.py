@@ -35,6 +35,7 @@ from marketd.storage.postgres.connection import (
     is_away,
     reason,
 )
+from marketd.storage.postgres.notes import Note, Notes
 from marketd.storage.postgres.opening import prepare
 from marketd.storage.postgres.timescale import Views
 
@@ -70,9 +71,18 @@ class _Write:
     fence: int | None
     outcome: asyncio.Future[Stored]
 
+    @property
+    def span(self) -> TimeRange:
+        """What its bars, of which it has some, open in."""
+        return TimeRange(self.bars[0][0], self.bars[-1][0] + 1)
+
     def change(self, revised: Sequence[Revision]) -> Change:
-        """What listeners are told of it."""
-        return Change(self.series, TimeRange(self.bars[0][0], self.bars[-1][0] + 1), revised)
+        """What listeners here are told of it."""
+        return Change(self.series, self.span, revised)
+
+    def note(self, series_id: int, stored: Stored) -> Note:
+        """What other processes are told of it."""
+        return Note(series_id, self.span, self.at_ms if stored.revised else None)
 
 
 class PostgresStorage(Storage):
@@ -89,6 +99,7 @@ class PostgresStorage(Storage):
         self._waiting: deque[_Write] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._aggregates: Rollups
+        self._notes: Notes
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -96,6 +107,10 @@ class PostgresStorage(Storage):
             connections = await Connections.open(self._url, most=self._most, patience_s=self._patience_s)
             try:
                 found, self.identity = await prepare(connections)
+                self._notes = Notes(connections, self._tell)
+                with self._saying("opened"):
+                    # Without anybody who listens there is no need for one more connection.
+                    await self._notes.open(hears=bool(self._listeners))
             except BaseException:
                 connections.terminate()
                 raise
@@ -123,6 +138,7 @@ class PostgresStorage(Storage):
                 raise
 
     async def _end_tasks(self, connections: Connections) -> None:
+        await self._notes.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
@@ -290,14 +306,17 @@ class PostgresStorage(Storage):
                 async with connection.transaction():
                     rows = await names.lock(connection, self._ids, (write.series for write in group))
                     results = []
+                    notes = []
                     for write in group:
                         row = rows[write.series]
                         row.admit(write.fence)
-                        results.append(
-                            await bar_rows.store(
-                                connection, row.id, write.bars, write.covered, write.at_ms
-                            )
+                        stored = await bar_rows.store(
+                            connection, row.id, write.bars, write.covered, write.at_ms
                         )
+                        results.append(stored)
+                        if stored.inserted or stored.revised:
+                            notes.append(write.note(row.id, stored))
+                    await self._notes.say(connection, notes)
                 self._ids.keep((series, row.id) for series, row in rows.items())
         except Exception as error:
             if len(group) > 1 and not is_away(error):

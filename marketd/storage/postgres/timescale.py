@@ -13,7 +13,7 @@ from marketd.domain.timerange import MIN_MS, TimeRange, merge
 from marketd.storage.postgres import freshness
 from marketd.storage.postgres.aggregates import Asked, Rollups, lock_row
 from marketd.storage.postgres.connection import Connection, Connections
-from marketd.storage.rollups import LEVELS, levels_of, most_bars, touched_buckets
+from marketd.storage.rollups import touched_buckets
 
 # The longest that bringing the views up to date may take.
 _REFRESH_S = 600.0
@@ -80,6 +80,10 @@ _LAST = {name: text.replace("ORDER BY t", "ORDER BY t DESC") for name, text in _
 _COUNT = {name: text.replace("*", "count(*)").partition(" ORDER")[0] for name, text in _FIRST.items()}
 
 
+# Hours and days alone: a view is of all series, and a year is no more than 366 of its days.
+_LEVELS = (Timeframe.parse("1h"), Timeframe.parse("1d"))
+
+
 class Found(NamedTuple):
     """What a database turned out to have.
 
@@ -129,7 +133,7 @@ class Views(Rollups):
         claimed: list[tuple[int, str]] = []
         stale: list[TimeRange] = []
         for series_id, base in series.items():
-            for level in levels_of(base):
+            for level in _levels_of(base):
                 pieces = await self._stale(Asked(series_id, base, level), span)
                 if pieces:
                     async with self._locked(series_id) as connection:
@@ -139,11 +143,11 @@ class Views(Rollups):
         if not stale:
             return 0
         hull = TimeRange(min(stale).start_ms, max(piece.end_ms for piece in stale))
-        days = touched_buckets(LEVELS[-1], hull)
+        days = touched_buckets(_LEVELS[-1], hull)
         made = False
         try:
             async with self._connections.one() as connection:
-                for level in LEVELS:
+                for level in _LEVELS:
                     await connection.execute(
                         f"CALL {self._schema}.refresh_continuous_aggregate"
                         f"('{_view(level)}', {days.start_ms}::bigint, {days.end_ms}::bigint)",
@@ -162,7 +166,7 @@ class Views(Rollups):
         return count
 
     def _kept(self, asked: Asked) -> str | None:
-        for level in reversed(levels_of(asked.base)):
+        for level in reversed(_levels_of(asked.base)):
             if level.tiles(asked.timeframe):
                 return _view(level)
         return None
@@ -190,7 +194,7 @@ class Views(Rollups):
                 bars |= {bar[0]: bar for bar in await self._computed(exact, run, most, False)}
             return [bars[t_ms] for t_ms in sorted(bars)]
 
-        bucket = most_bars(asked.timeframe, level)
+        bucket = level.most_in(asked.timeframe)
         return await self._resample(read, bucket, asked.timeframe, span, limit, newest)
 
     async def _missing(self, asked: Asked, span: TimeRange, limit: int, newest: bool) -> list[Bar]:
@@ -202,6 +206,11 @@ class Views(Rollups):
         async with self._connections.one() as connection, connection.transaction():
             await lock_row(connection, series_id)
             yield connection
+
+
+def _levels_of(base: Timeframe) -> list[Timeframe]:
+    """The timeframes that there are views of, of a series."""
+    return [level for level in _LEVELS if level != base and base.tiles(level)]
 
 
 def _view(level: Timeframe) -> str:

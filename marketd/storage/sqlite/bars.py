@@ -1,28 +1,46 @@
-"""Bars, read and stored with what they prove: functions over one connection, each run whole."""
+"""Bars, read and stored with what they prove: functions over one connection, each run whole.
+
+A row of `block` holds the bars of a series that open in one stretch of time, packed: reading and
+storing a page takes a few rows, and a new bar rewrites only the stretch that it lies in.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from marketd.domain.bar import Bar, open_time, same_bar
 from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Series
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.storage.base import Revision, Stored, StoredBars, reach_of
-from marketd.storage.sqlite import coverage, rolled
+from marketd.storage.sqlite import coverage, packing, rolled
 from marketd.storage.sqlite.names import SeriesIds
-from marketd.storage.sqlite.values import any_nan, decoded, encoded
 
-_INSERT_BARS = "INSERT INTO bar (series, t, open, high, low, close, volume) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_REVISE_BAR = """
-    UPDATE bar SET open = ?, high = ?, low = ?, close = ?, volume = ?, rev = rev + 1, revised_at = ?
-    WHERE series = ? AND t = ? RETURNING rev
+# Reading a page of 1,000 takes some five rows then, and a new bar writes about 6 KB.
+_BARS_IN_BLOCK = 256
+
+_READ_BLOCK = "SELECT bars FROM block WHERE series = ? AND start = ?"
+_FIRST_BLOCKS = "SELECT bars FROM block WHERE series = ? AND start >= ? AND start < ? ORDER BY start"
+_LAST_BLOCKS = f"{_FIRST_BLOCKS} DESC"
+_WRITE_BLOCK = """
+    INSERT INTO block (series, start, bars) VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET bars = excluded.bars
 """
-_READ_BARS = "SELECT t, open, high, low, close, volume FROM bar WHERE series = ? AND t >= ? AND t < ?"
-_ALL_BARS = f"{_READ_BARS} ORDER BY t"
-_FIRST_BARS = f"{_ALL_BARS} LIMIT ?"
-_LAST_BARS = f"{_READ_BARS} ORDER BY t DESC LIMIT ?"
+_FIRST_BLOCK = "SELECT bars FROM block WHERE series = ? ORDER BY start LIMIT 1"
+_LAST_BLOCK = "SELECT bars FROM block WHERE series = ? ORDER BY start DESC LIMIT 1"
+_REVISE = """
+    INSERT INTO revision (series, t, rev, revised_at) VALUES (?, ?, 1, ?)
+    ON CONFLICT DO UPDATE SET rev = rev + 1, revised_at = excluded.revised_at RETURNING rev
+"""
+
+
+def block_ms(timeframe: Timeframe) -> int:
+    """How long a stretch of time a block holds; each begins at a multiple of that."""
+    return _BARS_IN_BLOCK * timeframe.nominal_ms
 
 
 def read(
@@ -34,25 +52,48 @@ def read(
     newest: bool,
 ) -> StoredBars:
     """See Storage.read."""
-    found = ids.find(connection, series)
-    if found is None or span.is_empty:
+    series_id = ids.find(connection, series)
+    if series_id is None or span.is_empty:
         return StoredBars([], [])
-    bars = select(connection, found, span, limit, newest) if limit else []
+    bars = select(connection, series_id, series.timeframe, span, limit, newest) if limit else []
     spoken = reach_of(bars, series.timeframe, span, limit=limit, newest=newest).clip(span)
-    known = coverage.read(connection, found[0], spoken)
+    known = coverage.read(connection, series_id, spoken)
     return StoredBars(bars, [piece.clip(spoken) for piece in known])
 
 
 def select(
-    connection: sqlite3.Connection, found: tuple[int, bool], span: TimeRange, limit: int, newest: bool
+    connection: sqlite3.Connection,
+    series_id: int,
+    timeframe: Timeframe,
+    span: TimeRange,
+    limit: int,
+    newest: bool,
 ) -> list[Bar]:
-    """The first or last bars of a series as SeriesIds has found it."""
-    series_id, has_nan = found
-    statement = _LAST_BARS if newest else _FIRST_BARS
-    rows: list[Bar] = connection.execute(statement, (series_id, *span, limit)).fetchall()
+    """The first or last bars of a series in `span`."""
+    most = limit * packing.SIZE
+    parts: list[bytes] = []
+    found = 0
+    statement = _LAST_BLOCKS if newest else _FIRST_BLOCKS
+    first_ms = span.start_ms - span.start_ms % block_ms(timeframe)
+    for (block,) in connection.execute(statement, (series_id, first_ms, span.end_ms)):
+        part = packing.cut(block, span)
+        parts.append(part)
+        found += len(part)
+        if found >= most:
+            break
     if newest:
-        rows.reverse()
-    return [decoded(row) for row in rows] if has_nan else rows
+        parts.reverse()
+    packed = b"".join(parts)
+    return packing.unpack(packed[-most:] if newest else packed[:most])
+
+
+def stored_span(connection: sqlite3.Connection, series_id: int) -> TimeRange | None:
+    """From the first bar of a series to the open time of its last; None without any."""
+    first = connection.execute(_FIRST_BLOCK, (series_id,)).fetchone()
+    if first is None:
+        return None
+    (last,) = connection.execute(_LAST_BLOCK, (series_id,)).fetchone()
+    return TimeRange(packing.first_time(first[0]), packing.last_time(last) + 1)
 
 
 def store(
@@ -64,26 +105,54 @@ def store(
     at_ms: int,
 ) -> Stored:
     """See Storage.store; runs inside a transaction of the caller's."""
-    series_id, has_nan = ids.ensure(connection, series, has_nan=any_nan(bars))
-    new = bars
-    revised: list[Revision] = []
-    if bars:
-        present = connection.execute(_ALL_BARS, (series_id, bars[0][0], bars[-1][0] + 1)).fetchall()
-        if present:
-            kept = {row[0]: decoded(row) if has_nan else row for row in present}
-            new = [bar for bar in bars if bar[0] not in kept]
-            for bar in bars:
-                old = kept.get(bar[0])
-                if old is not None and not same_bar(old, bar):
-                    (rev,) = connection.execute(
-                        _REVISE_BAR, (*encoded(bar)[1:], at_ms, series_id, bar[0])
-                    ).fetchone()
-                    revised.append(Revision(bar, rev))
-        rows = map(encoded, new) if has_nan else new
-        connection.executemany(_INSERT_BARS, ((series_id, *row) for row in rows))
-        changed = [*new[:1], *new[-1:], *(one.bar for one in (*revised[:1], *revised[-1:]))]
-        if changed:
-            span = TimeRange(min(changed, key=open_time)[0], max(changed, key=open_time)[0] + 1)
-            rolled.take_back(connection, series_id, span)
+    series_id = ids.ensure(connection, series)
+    inserted: list[Bar] = []
+    changed: list[Bar] = []
+    for start_ms, new in _by_block(bars, block_ms(series.timeframe)):
+        row = connection.execute(_READ_BLOCK, (series_id, start_ms)).fetchone()
+        merged = _merged(row[0], new) if row else _Merged(packing.pack(new), new, [])
+        if merged.inserted or merged.changed:
+            connection.execute(_WRITE_BLOCK, (series_id, start_ms, merged.block))
+            inserted += merged.inserted
+            changed += merged.changed
+    revised = [
+        Revision(bar, connection.execute(_REVISE, (series_id, bar[0], at_ms)).fetchone()[0])
+        for bar in changed
+    ]
+    touched = [*inserted[:1], *inserted[-1:], *changed[:1], *changed[-1:]]
+    if touched:
+        span = TimeRange(min(touched, key=open_time)[0], max(touched, key=open_time)[0] + 1)
+        rolled.take_back(connection, series_id, span)
     coverage.lay_over(connection, series_id, covered)
-    return Stored(len(new), revised)
+    return Stored(len(inserted), revised)
+
+
+class _Merged(NamedTuple):
+    """A block as it has become, with the bars that were not in it and those that were different."""
+
+    block: bytes
+    inserted: Sequence[Bar]
+    changed: Sequence[Bar]
+
+
+def _merged(block: bytes, new: Sequence[Bar]) -> _Merged:
+    """`block` with `new` laid over it; bars at an end of it, where most come, are put there as bytes."""
+    if packing.last_time(block) < new[0][0]:
+        return _Merged(block + packing.pack(new), new, [])
+    if new[-1][0] < packing.first_time(block):
+        return _Merged(packing.pack(new) + block, new, [])
+    bars = {bar[0]: bar for bar in packing.unpack(block)}
+    inserted = [bar for bar in new if bar[0] not in bars]
+    changed = [bar for bar in new if bar[0] in bars and not same_bar(bars[bar[0]], bar)]
+    bars.update((bar[0], bar) for bar in (*inserted, *changed))
+    return _Merged(packing.pack(sorted(bars.values(), key=open_time)), inserted, changed)
+
+
+def _by_block(bars: Sequence[Bar], width_ms: int) -> Iterator[tuple[int, Sequence[Bar]]]:
+    """The bars of each block, with where it begins."""
+    place = 0
+    while place < len(bars):
+        start_ms = bars[place][0] - bars[place][0] % width_ms
+        end = bisect_left(bars, start_ms + width_ms, place, key=open_time)
+        yield start_ms, bars[place:end]
+        place = end

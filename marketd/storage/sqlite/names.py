@@ -8,13 +8,11 @@ from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 
 _FIND_SERIES = """
-    SELECT id, has_nan FROM series
+    SELECT id FROM series
     WHERE (market, provider, symbol, timeframe, variant) = (?, ?, ?, ?, ?)
 """
-_MARK_SERIES = """
-    INSERT INTO series (market, provider, symbol, timeframe, variant, has_nan)
-    VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET has_nan = has_nan OR excluded.has_nan
+_ADD_SERIES = """
+    INSERT INTO series (market, provider, symbol, timeframe, variant) VALUES (?, ?, ?, ?, ?)
 """
 _ALL_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series ORDER BY id"
 _FIND_INSTRUMENT = "SELECT id FROM instrument WHERE (market, provider, symbol) = (?, ?, ?)"
@@ -24,28 +22,25 @@ _ADD_INSTRUMENT = (
 
 
 class SeriesIds:
-    """The row number of every series met so far, with whether NaN may be among its bars."""
+    """The row number of every series met so far."""
 
     def __init__(self) -> None:
-        self._known: dict[Series, tuple[int, bool]] = {}
+        self._known: dict[Series, int] = {}
 
-    def find(self, connection: sqlite3.Connection, series: Series) -> tuple[int, bool] | None:
-        """(id, has_nan) of a stored series, None if nothing of it was ever stored."""
+    def find(self, connection: sqlite3.Connection, series: Series) -> int | None:
+        """The id of a stored series, None if nothing of it was ever stored."""
         if series not in self._known:
             row = connection.execute(_FIND_SERIES, _key(series)).fetchone()
             if row is None:
                 return None
-            self._known[series] = (row[0], bool(row[1]))
+            self._known[series] = row[0]
         return self._known[series]
 
-    def ensure(
-        self, connection: sqlite3.Connection, series: Series, *, has_nan: bool
-    ) -> tuple[int, bool]:
-        """(id, has_nan) of the series, made or marked if need be, within the caller's transaction."""
+    def ensure(self, connection: sqlite3.Connection, series: Series) -> int:
+        """The id of a series, made if need be, within the caller's transaction."""
         found = self.find(connection, series)
-        if found is None or (has_nan and not found[1]):
-            connection.execute(_MARK_SERIES, (*_key(series), has_nan))
-            self._known.pop(series, None)
+        if found is None:
+            connection.execute(_ADD_SERIES, _key(series))
             found = self.find(connection, series)
             assert found is not None  # noqa: S101 - written in this very transaction
         return found

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.storage.base import QueryPlan
+from marketd.storage.rollups import KEPT
 from marketd.storage.sqlite import bars, coverage, jobs, names, probe, rolled, rollups, ticks
 from marketd.storage.sqlite.upkeep import reading
 
@@ -34,8 +35,8 @@ EVERY_ROW = frozenset({"_ALL_SERIES", "_EMPTY_PROBE"})
 _SERIES = "SELECT id, market, provider, symbol, timeframe, variant FROM series"
 _INSTRUMENTS = "SELECT id, market, provider, symbol FROM instrument"
 _ENDS = """
-    SELECT (SELECT min(t) FROM {table} WHERE {owner} = :id),
-        (SELECT max(t) FROM {table} WHERE {owner} = :id)
+    SELECT (SELECT min({time}) FROM {table} WHERE {owner} = :id),
+        (SELECT max({time}) FROM {table} WHERE {owner} = :id)
 """
 
 
@@ -77,27 +78,28 @@ def _spoken(name: str) -> str:
 def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
     """What to ask each statement that only reads: of the series and the instrument with the most."""
     asked: dict[str, tuple[Any, ...]] = {"_ALL_SERIES": (), "_READ_JOBS": ("backfill",)}
-    series = _longest(connection, _SERIES, "bar", "series")
+    series = _longest(connection, _SERIES, "block", "series", "start")
     if series is not None:
         number, middle_ms = series.id, series.middle_ms
-        *_, timeframe, _ = series.names
-        end_ms = middle_ms + _PAGE * Timeframe.parse(timeframe).nominal_ms
-        coarser = str(rollups.KEPT[0])
+        timeframe = Timeframe.parse(series.names[3])
+        first_ms = middle_ms - middle_ms % bars.block_ms(timeframe)
+        end_ms = middle_ms + _PAGE * timeframe.nominal_ms
+        coarser = str(KEPT[0])
         asked |= {
             "_FIND_SERIES": series.names,
-            "_ALL_BARS": (number, middle_ms, end_ms),
-            "_FIRST_BARS": (number, middle_ms, MAX_MS, _PAGE),
-            "_LAST_BARS": (number, MIN_MS, middle_ms, _PAGE),
+            "_READ_BLOCK": (number, first_ms),
+            "_FIRST_BLOCKS": (number, first_ms, end_ms),
+            "_LAST_BLOCKS": (number, first_ms, end_ms),
+            "_FIRST_BLOCK": (number,),
+            "_LAST_BLOCK": (number,),
             "_READ_COVERAGE": (number, middle_ms, end_ms),
             "_READ_ROLLED": (number, coarser, middle_ms, MAX_MS),
             "_TOUCHED_ROLLED": (number, middle_ms, end_ms),
             "_TIMEFRAMES": (number,),
             "_FIRST_ROLLUP": (number, coarser, middle_ms, MAX_MS, _PAGE),
             "_LAST_ROLLUP": (number, coarser, MIN_MS, middle_ms, _PAGE),
-            "_FIRST_TIME": (number,),
-            "_LAST_TIME": (number,),
         }
-    instrument = _longest(connection, _INSTRUMENTS, "tick", "instrument")
+    instrument = _longest(connection, _INSTRUMENTS, "tick", "instrument", "t")
     if instrument is not None:
         number, middle_ms = instrument.id, instrument.middle_ms
         asked |= {
@@ -110,11 +112,14 @@ def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
     return asked
 
 
-def _longest(connection: sqlite3.Connection, all_of: str, table: str, owner: str) -> _Subject | None:
+def _longest(
+    connection: sqlite3.Connection, all_of: str, table: str, owner: str, time: str
+) -> _Subject | None:
     """The one whose stored times reach furthest, found without reading what lies between."""
     found: list[tuple[int, _Subject]] = []
     for number, *called in connection.execute(all_of).fetchall():
-        ends = connection.execute(_ENDS.format(table=table, owner=owner), {"id": number}).fetchone()
+        statement = _ENDS.format(table=table, owner=owner, time=time)
+        ends = connection.execute(statement, {"id": number}).fetchone()
         if ends[0] is not None:
             subject = _Subject(number, tuple(called), (ends[0] + ends[1]) // 2)
             found.append((ends[1] - ends[0], subject))

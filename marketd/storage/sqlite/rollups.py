@@ -1,7 +1,7 @@
 """Coarser bars, computed from the base bars once and kept: functions over one connection.
 
-Only from base bars, never from other coarser ones: a sum of sums would differ in its last bits. They
-are made when they are first asked for, in steps that each read few enough bars to keep nobody waiting.
+They are made when they are first asked for, in steps that each read few enough bars to keep nobody
+waiting.
 """
 
 from __future__ import annotations
@@ -16,15 +16,11 @@ from marketd.domain.instrument import Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, subtract
+from marketd.storage import rollups
 from marketd.storage.sqlite import bars, rolled
 from marketd.storage.sqlite.names import SeriesIds
 from marketd.storage.sqlite.values import decoded, encoded
 
-# What is kept, of bases so fine that computing it each time would be slow.
-KEPT = tuple(map(Timeframe.parse, ("1h", "2h", "4h", "6h", "12h", "1d", "3d", "1w", "1M", "3M", "1y")))
-# What is asked for most often is brought up to date without having been asked for.
-_AHEAD = frozenset(map(Timeframe.parse, ("1h", "4h", "1d", "1w", "1M")))
-_FEWEST_IN_BUCKET, _MOST_IN_BUCKET = 24, 600_000
 # Base bars of one step, unless one bucket holds more.
 _STEP = 20_000
 
@@ -39,8 +35,6 @@ _INSERT_ROLLUP = """
     INSERT INTO rollup (series, timeframe, t, open, high, low, close, volume)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
-_FIRST_TIME = "SELECT t FROM bar WHERE series = ? ORDER BY t LIMIT 1"
-_LAST_TIME = "SELECT t FROM bar WHERE series = ? ORDER BY t DESC LIMIT 1"
 
 
 class Part(NamedTuple):
@@ -51,15 +45,6 @@ class Part(NamedTuple):
 
     bars: Sequence[Bar]
     span: TimeRange
-
-
-def is_kept(base: Timeframe, timeframe: Timeframe) -> bool:
-    """True if bars of `timeframe` that are made of `base` are kept."""
-    return (
-        timeframe in KEPT
-        and base.tiles(timeframe)
-        and _FEWEST_IN_BUCKET <= base.most_in(timeframe) <= _MOST_IN_BUCKET
-    )
 
 
 def read(
@@ -75,9 +60,9 @@ def read(
     found = ids.find(connection, base)
     if found is None:
         return Part([], span)
-    if not is_kept(base.timeframe, timeframe):
+    if not rollups.is_kept(base.timeframe, timeframe):
         return compute(connection, ids, base, timeframe, span, limit, newest)
-    known = [piece.clip(span) for piece in rolled.read(connection, found[0], timeframe, span)]
+    known = [piece.clip(span) for piece in rolled.read(connection, found, timeframe, span)]
     unknown = subtract(span, [piece for piece in known if not piece.is_empty])
     if newest:
         if unknown and unknown[-1].end_ms == span.end_ms:
@@ -88,7 +73,7 @@ def read(
             return unknown[0]
         span = TimeRange(span.start_ms, unknown[0].start_ms if unknown else span.end_ms)
     statement = _LAST_ROLLUP if newest else _FIRST_ROLLUP
-    rows = connection.execute(statement, (found[0], str(timeframe), *span, limit)).fetchall()
+    rows = connection.execute(statement, (found, str(timeframe), *span, limit)).fetchall()
     if newest:
         rows.reverse()
     return Part([decoded(row) for row in rows], span)
@@ -109,7 +94,7 @@ def compute(
         return Part([], span)
     bucket = base.timeframe.most_in(timeframe)
     most = max(bucket, min(limit * bucket, _STEP))
-    rows = bars.select(connection, found, span, most, newest)
+    rows = bars.select(connection, found, base.timeframe, span, most, newest)
     if len(rows) == most:
         # The step may have cut a bucket in two.
         if newest:
@@ -131,20 +116,19 @@ def build(
     part = compute(connection, ids, base, timeframe, span, _STEP, newest)
     found = ids.find(connection, base)
     if found is not None:
-        key = (found[0], str(timeframe))
+        key = (found, str(timeframe))
         connection.execute(_DELETE_ROLLUP, (*key, *part.span))
         connection.executemany(_INSERT_ROLLUP, ((*key, *encoded(bar)) for bar in part.bars))
-        rolled.add(connection, found[0], timeframe, part.span)
+        rolled.add(connection, found, timeframe, part.span)
     return part
 
 
 def to_refresh(connection: sqlite3.Connection, ids: SeriesIds, base: Series) -> list[Timeframe]:
-    """What to bring up to date of a series: what is often asked for, and what of it is kept already."""
+    """See rollups.to_refresh; nothing of a series of which nothing is stored."""
     found = ids.find(connection, base)
     if found is None:
         return []
-    used = _AHEAD | rolled.timeframes(connection, found[0])
-    return [timeframe for timeframe in KEPT if timeframe in used and is_kept(base.timeframe, timeframe)]
+    return rollups.to_refresh(base.timeframe, rolled.timeframes(connection, found))
 
 
 def next_stale(
@@ -152,13 +136,12 @@ def next_stale(
 ) -> TimeRange | None:
     """The first buckets of those that `span` touches and hold bars which are not up to date, if any."""
     found = ids.find(connection, base)
-    first = None if found is None else connection.execute(_FIRST_TIME, found[:1]).fetchone()
-    if found is None or first is None:
+    has = None if found is None else bars.stored_span(connection, found)
+    if found is None or has is None:
         return None
-    (last_ms,) = connection.execute(_LAST_TIME, found[:1]).fetchone()
-    stored = span.clip(TimeRange(first[0], last_ms + 1))
+    stored = span.clip(has)
     if stored.is_empty:
         return None
     buckets = TimeRange(timeframe.floor(stored.start_ms), timeframe.end(stored.end_ms - 1))
-    stale = subtract(buckets, rolled.read(connection, found[0], timeframe, buckets))
+    stale = subtract(buckets, rolled.read(connection, found, timeframe, buckets))
     return stale[0] if stale else None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
+from marketd.domain.bar import Bar, open_time
 from marketd.domain.errors import StorageFailed
+from marketd.domain.timeframe import Timeframe
+from marketd.storage.sqlite import packing
+from marketd.storage.sqlite.bars import block_ms
+from marketd.storage.sqlite.values import decoded
 
-# A bar is one row of a table clustered by (series, time), so that a range is one contiguous read.
-# NaN, which SQLite would turn into NULL, is kept as the text 'NaN'; `has_nan` of the series says that
-# there may be one. There are no foreign keys: SQLite would look up the series again for every bar,
-# and a series is found or made in the transaction that names it.
+# There are no foreign keys: a series is found or made in the transaction that names it.
 MIGRATIONS = (
+    # A bar was one row; NaN in it the text 'NaN', and `has_nan` said that there may be one.
     """
     CREATE TABLE series (
         id INTEGER PRIMARY KEY,
@@ -102,7 +106,54 @@ MIGRATIONS = (
         PRIMARY KEY (instrument, range_start)
     ) WITHOUT ROWID;
     """,
+    # Bars move into blocks, which are read several times as fast as rows and take less room.
+    """
+    CREATE TABLE block (
+        series INTEGER NOT NULL,
+        start INTEGER NOT NULL,
+        bars BLOB NOT NULL CHECK (length(bars) > 0 AND length(bars) % 48 = 0),
+        PRIMARY KEY (series, start)
+    ) WITHOUT ROWID;
+    CREATE TABLE revision (
+        series INTEGER NOT NULL,
+        t INTEGER NOT NULL,
+        rev INTEGER NOT NULL,
+        revised_at INTEGER NOT NULL,
+        PRIMARY KEY (series, t)
+    ) WITHOUT ROWID;
+    WITH RECURSIVE filled (series, width, start) AS (
+        SELECT id, block_ms(timeframe), (
+            SELECT min(t) - min(t) % block_ms(timeframe) FROM bar WHERE bar.series = series.id
+        ) FROM series
+        UNION ALL
+        SELECT series, width, (
+            SELECT min(t) - min(t) % width FROM bar
+            WHERE bar.series = filled.series AND t >= start + width
+        ) FROM filled WHERE start NOT NULL)
+    INSERT INTO block (series, start, bars)
+        SELECT series, start, (
+            SELECT packed(t, open, high, low, close, volume) FROM bar
+            WHERE bar.series = filled.series AND t >= start AND t < start + width
+        ) FROM filled WHERE start NOT NULL;
+    INSERT INTO revision (series, t, rev, revised_at)
+        SELECT series, t, rev, revised_at FROM bar WHERE rev > 0;
+    DROP TABLE bar;
+    ALTER TABLE series DROP COLUMN has_nan;
+    """,
 )
+
+
+class _Packed:
+    """`packed(t, open, high, low, close, volume)` in SQL: the bars of a group as one block."""
+
+    def __init__(self) -> None:
+        self._bars: list[Bar] = []
+
+    def step(self, *row: Any) -> None:
+        self._bars.append(decoded(row))
+
+    def finalize(self) -> bytes:
+        return packing.pack(sorted(self._bars, key=open_time))
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -114,5 +165,7 @@ def migrate(connection: sqlite3.Connection) -> None:
             f"this one knows schemas up to {len(MIGRATIONS)}. "
             "Upgrade marketd, or choose another database with [storage] url."
         )
+    connection.create_function("block_ms", 1, lambda name: block_ms(Timeframe.parse(name)))
+    connection.create_aggregate("packed", 6, _Packed)  # type: ignore[arg-type]
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -233,7 +234,7 @@ class SQLiteStorage(Storage):
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await self._opened().run(work)
-        except (sqlite3.Error, UnicodeError, OverflowError) as error:
+        except (sqlite3.Error, struct.error, UnicodeError, OverflowError) as error:
             raise StorageFailed(f"The database cannot be read: {error}.") from error
 
     async def _write(

@@ -1,22 +1,13 @@
-"""How values are kept: NaN, which SQLite would turn into NULL, as the text 'NaN'."""
+"""How values are kept in columns: NaN, which SQLite would turn into NULL, as the text 'NaN'."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from marketd.domain.bar import Bar
 
 _NAN = "NaN"
-
-
-def any_nan(bars: Sequence[Bar]) -> bool:
-    # Only NaN differs from itself. Written out, since every bar that is stored passes here.
-    for _, open_, high, low, close, volume in bars:
-        if open_ != open_ or high != high or low != low or close != close or volume != volume:
-            return True
-    return False
 
 
 def encoded(bar: Bar) -> tuple[Any, ...]:

@@ -66,7 +66,8 @@ async def get_backfill(request: web.Request) -> web.Response:
     "End a backfill",
     query=schemas.NoQuery,
     answers={200: (schemas.BackfillOut, "How it stood in the end.")},
-    description="Cancels one that has not ended, and forgets one that has. What it has stored stays.",
+    description="Cancels one that has not ended, and forgets one that has. What it has stored stays. "
+    "One that the configuration keeps can only be paused.",
 )
 async def delete_backfill(request: web.Request) -> web.Response:
     return _json(_told(await request.app[BACKFILLS].remove(request.match_info["id"])))
@@ -116,6 +117,8 @@ def _told(one: Backfill) -> dict[str, Any]:
         "new": brought.inserted,
         "revised": brought.revised,
         "refused": brought.refused,
+        "every_seconds": None if one.kept is None else one.kept.every / 1000,
+        "next": one.next_ms,
     }
 
 

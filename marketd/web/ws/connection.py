@@ -11,13 +11,13 @@ from aiohttp import WSMsgType, web
 from marketd.config import StreamConfig
 from marketd.domain.errors import Conflict, InvalidInput, LimitExceeded, MarketdError
 from marketd.domain.instrument import Instrument, Series
-from marketd.domain.token import unpack_time
 from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
-from marketd.streaming.messages import Format, Message, cursor, names
+from marketd.streaming.messages import Format, Message, names
 from marketd.streaming.outbox import Outbox, Postman
-from marketd.streaming.service import SubscriptionService
+from marketd.streaming.ring import Cursor
+from marketd.streaming.service import Joined, SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import cancel_all
 from marketd.web.ws.commands import decode, validated
@@ -129,41 +129,47 @@ class Connection:
                 f"This client follows {taken.instrument.symbol} at {taken.timeframe} already."
             )
         since: int | None = command.get("since")
-        resumes = "resume" in command
-        if resumes:
+        resume: Cursor | None = None
+        if "resume" in command:
             if since is not None or len(streams) != 1:
                 raise InvalidInput("resume takes one symbol, and no since beside it.", field="resume")
-            since = unpack_time(command["resume"], "cursor", field="resume")
+            resume = Cursor.parse(command["resume"], field="resume")
         joins = []
         told = []
         for series, feed in streams.items():
             subscription = Subscription(series, self._outbox)
-            live_ms = self._subscriptions.subscribe(feed, subscription)
-            joins.append((feed, subscription, live_ms))
-            told.append(names(series) | {"channel": "bars", "cursor": cursor(live_ms)})
+            joined = self._subscriptions.subscribe(feed, subscription, resume)
+            joins.append((feed, subscription, joined))
+            told.append(names(series) | {"channel": "bars", "cursor": joined.cursor.token()})
         self._say({"type": "subscribed", "id": command["id"], "streams": told})
-        resume_id = command["id"] if resumes else None
-        for feed, subscription, live_ms in joins:
-            joining = self._join(feed, subscription, since, live_ms, resume_id)
+        for feed, subscription, joined in joins:
+            if resume is None:
+                joining = self._join(feed, subscription, joined, since)
+            else:
+                joining = self._resume(feed, subscription, joined, resume, command["id"])
             one = _Followed(feed, subscription, asyncio.create_task(joining))
             self._followed[subscription.series] = one
 
     async def _join(
-        self,
-        feed: Feed,
-        subscription: Subscription,
-        since: int | None,
-        live_ms: int,
-        resume_id: str | None,
+        self, feed: Feed, subscription: Subscription, joined: Joined, since: int | None
     ) -> None:
         """History up to where live is whole, then live."""
         if since is not None:
-            complete = await self._subscriptions.catch_up(
-                feed, subscription, since=since, before=live_ms
-            )
-            if resume_id is not None:
-                answer = {"type": "resumed", "id": resume_id, "recovered": complete}
-                self._say(answer | names(subscription.series))
+            await self._subscriptions.catch_up(feed, subscription, since, joined.cursor)
+        subscription.go_live()
+
+    async def _resume(
+        self,
+        feed: Feed,
+        subscription: Subscription,
+        joined: Joined,
+        cursor: Cursor,
+        command_id: str,
+    ) -> None:
+        """What was missed since `cursor`, then live."""
+        recovered = await self._subscriptions.resume(feed, subscription, cursor, joined)
+        answer = {"type": "resumed", "id": command_id, "recovered": recovered}
+        self._say(answer | names(subscription.series))
         subscription.go_live()
 
     async def _unsubscribe(self, command: dict[str, Any]) -> None:

@@ -1,0 +1,170 @@
+"""Word of what other processes write to the same database.
+
+Who changes bars says so within the transaction (NOTIFY), so that it is heard of once it is committed
+and not otherwise. What was said while nobody listened is not said again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import asyncpg
+
+from marketd.domain.instrument import Series
+from marketd.domain.timerange import TimeRange
+from marketd.storage.base import Change, Revision
+from marketd.storage.postgres import names
+from marketd.storage.postgres.connection import FAILURES, Connection, Connections, reason
+
+log = logging.getLogger(__name__)
+
+# Nodes that share a schema share a channel; other schemas of the database have their own.
+_CHANNEL = "SELECT 'marketd_' || 'marketd_schema'::regclass::oid"
+_SAY = "SELECT pg_notify($1, note) FROM unnest($2::text[]) AS note"
+_REVISED = """
+    SELECT t, open, high, low, close, volume, rev FROM bar
+    WHERE series = $1 AND t >= $2 AND t < $3 AND revised_at = $4 ORDER BY t
+"""
+_WRITTEN = re.compile(r"(\w+) (\d{1,18}) (-?\d{1,18}) (-?\d{1,18}) (-?\d{1,18})?", re.ASCII)
+_RETRY_S = 1.0
+# A connection that broke without a word is found out after this.
+_PROBE_S = 10.0
+# Of more notes that wait it is enough to know that there were many.
+_MOST = 1_000
+
+
+class Note(NamedTuple):
+    """One write: which bars of which series it changed, and when those were revised, if any were."""
+
+    series_id: int
+    span: TimeRange
+    revised_ms: int | None
+
+    def written(self, node: str) -> str:
+        revised = "" if self.revised_ms is None else self.revised_ms
+        return f"{node} {self.series_id} {self.span.start_ms} {self.span.end_ms} {revised}"
+
+    @classmethod
+    def read(cls, text: str) -> tuple[str, Note | None]:
+        """The node that said it, and what it said; None of what is no note."""
+        match = _WRITTEN.fullmatch(text)
+        if match is None:
+            return "", None
+        node, series_id, start_ms, end_ms, revised = match.groups()
+        span = TimeRange(int(start_ms), int(end_ms))
+        return node, cls(int(series_id), span, int(revised) if revised else None)
+
+
+class Notes:
+    """One node's part in it: it says what it writes, and hears what the others do.
+
+    `tell` is given every change of another node, and None after some may have been missed.
+    """
+
+    def __init__(self, connections: Connections, tell: Callable[[Change | None], None]) -> None:
+        self._connections = connections
+        self._tell = tell
+        self._node = secrets.token_hex(8)
+        self._channel = ""
+        self._heard: asyncio.Queue[str | None] = asyncio.Queue(_MOST)
+        self._series: dict[int, Series] = {}
+        self._following: asyncio.Task[None] | None = None
+
+    async def open(self, *, hears: bool) -> None:
+        """To be called once the schema is there; who hears has a connection for it alone."""
+        async with self._connections.one() as connection:
+            self._channel = await connection.fetchval(_CHANNEL)
+        if hears:
+            listening = await self._listening()
+            self._following = asyncio.create_task(self._follow(listening))
+
+    async def close(self) -> None:
+        """Hears no more."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+            self._following = None
+
+    async def say(self, connection: Connection, notes: Iterable[Note]) -> None:
+        """Within the transaction that makes the changes."""
+        written = [note.written(self._node) for note in notes]
+        if written:
+            await connection.execute(_SAY, self._channel, written)
+
+    async def _listening(self) -> asyncpg.Connection[asyncpg.Record]:
+        connection = await self._connections.apart("marketd listening")
+        try:
+            connection.add_termination_listener(lambda _: self._hear(None))
+            await connection.add_listener(self._channel, lambda *said: self._hear(str(said[-1])))
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def _hear(self, text: str | None) -> None:
+        """Puts a note, or None in place of any that are missed, where it is waited for."""
+        if text is not None and self._heard.full():
+            text = None
+        if text is None:
+            while not self._heard.empty():
+                self._heard.get_nowait()
+        self._heard.put_nowait(text)
+
+    async def _follow(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """Passes on what is heard, and listens again whenever that has ended."""
+        try:
+            while True:
+                try:
+                    await self._pass_on(connection)
+                except FAILURES as error:
+                    log.warning("changes by other processes not heard reason=%s", reason(error))
+                connection.terminate()
+                connection = await self._again()
+                log.info("changes by other processes heard again")
+        finally:
+            connection.terminate()
+
+    async def _again(self) -> asyncpg.Connection[asyncpg.Record]:
+        while True:
+            # Also before it is tried: what others do meanwhile is not heard of.
+            self._tell(None)
+            try:
+                connection = await self._listening()
+            except FAILURES:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            self._tell(None)
+            return connection
+
+    async def _pass_on(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """Until the connection breaks, which raises."""
+        while True:
+            try:
+                async with asyncio.timeout(_PROBE_S):
+                    text = await self._heard.get()
+            except TimeoutError:
+                await connection.execute("SELECT 1")
+                continue
+            if connection.is_closed():
+                raise ConnectionError
+            node, note = Note.read(text) if text is not None else ("", None)
+            if node != self._node:
+                self._tell(None if note is None else await self._change(connection, note))
+
+    async def _change(self, connection: asyncpg.Connection[asyncpg.Record], note: Note) -> Change | None:
+        series = self._series.get(note.series_id)
+        if series is None:
+            series = await names.series_of(connection, note.series_id)
+            if series is None:
+                return None
+            self._series[note.series_id] = series
+        revised: list[Revision] = []
+        if note.revised_ms is not None:
+            rows = await connection.fetch(_REVISED, note.series_id, *note.span, note.revised_ms)
+            revised = [Revision(tuple(row[:6]), row[6]) for row in rows]
+        return Change(series, note.span, revised)

@@ -1,0 +1,45 @@
+"""What live needs of history; the room that reads has it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from marketd.domain.bar import Bar
+from marketd.domain.coverage import Gap
+from marketd.domain.instrument import Series
+from marketd.domain.timerange import TimeRange
+from marketd.plugins.feed import Feed
+
+
+class PastBars(NamedTuple):
+    """Closed bars, ascending: all there are up to `end_ms`, but for `gaps`."""
+
+    bars: list[Bar]
+    end_ms: int
+    gaps: list[Gap]
+
+
+class Past(Protocol):
+    """Bars of any timeframe, for clients."""
+
+    async def past(self, feed: Feed, series: Series, *, since: int, before: int, limit: int) -> PastBars:
+        """The first `limit` closed bars of `series`, which `feed` makes up, in `[since, before)`."""
+
+
+class History(Past, Protocol):
+    """Bars of a base series, for whoever follows it."""
+
+    async def closed(self, feed: Feed, span: TimeRange) -> tuple[list[Bar], list[Gap]]:
+        """Every closed bar of `span`, which is stored by then, and the ranges that cannot be had.
+
+        Raises ProviderFailed or NotReady while a part of it might still be had.
+        """
+
+    async def forming(self, feed: Feed) -> Bar | None:
+        """The forming bar, if there has been a trade yet. Raises ProviderFailed or NotReady."""
+
+    async def refetch(self, feed: Feed, span: TimeRange, *, background: bool) -> None:
+        """Asks the provider for all of `span`, also for what is stored, and stores what has changed.
+
+        In the `background` it gives way to whoever waits. Raises what the provider fails with.
+        """

@@ -1,0 +1,95 @@
+"""One timeframe of a followed series: what it has published, and what it was made of."""
+
+from __future__ import annotations
+
+import asyncio
+
+from marketd.domain.bar import Bar
+from marketd.domain.instrument import Series
+from marketd.streaming.broadcast import BroadcastManager
+from marketd.streaming.derive import Deriver
+from marketd.streaming.events import BarEvent, Event, HealthEvent, News, Progress
+from marketd.streaming.messages import Message, event_message
+from marketd.streaming.ring import Cursor, Ring
+
+# How many buckets' revisions are counted on; those of others begin with the revision of their bar.
+_REVS_KEPT = 1_000
+
+
+class Stream:
+    """Publishes the events of its timeframe, and keeps those that must not be missed for a while.
+
+    It is whole from `next_ms` on: every closed bar that opens at or after that time is published.
+    """
+
+    def __init__(
+        self, series: Series, next_ms: int, broadcast: BroadcastManager, *, ring_size: int
+    ) -> None:
+        self.series = series
+        self.next_ms = next_ms
+        self.ring = Ring(ring_size, next_ms)
+        self.deriver: Deriver | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.ending: asyncio.TimerHandle | None = None
+        self._broadcast = broadcast
+        self._forming: BarEvent | None = None
+        # Buckets to publish anew, each with the revision of what has changed in it; and as what revision
+        # those of late were published.
+        self._revised: dict[int, int] = {}
+        self._is_revised = asyncio.Event()
+        self._revs: dict[int, int] = {}
+
+    @property
+    def cursor(self) -> Cursor:
+        """The cursor of a client that has been told everything."""
+        return self.ring.cursor(self.next_ms)
+
+    def take(self, event: Event) -> None:
+        """An event of this very timeframe."""
+        if isinstance(event, Progress):
+            self.next_ms = event.next_ms
+            self._forming = None
+            return
+        if isinstance(event, BarEvent) and not event.closed:
+            self._forming = event
+        message, next_ms = self._message(event)
+        if next_ms is not None:
+            self.ring.add(message, next_ms)
+        self._broadcast.publish(self.series, event, message)
+
+    def greeting(self, health: HealthEvent) -> list[tuple[News, Message]]:
+        """What a client is told when it joins: the forming bar, and that the feed is not well."""
+        news: list[News] = [self._forming] if self._forming is not None else []
+        if health.state != "live":
+            news.append(health)
+        return [(event, self._message(event)[0]) for event in news]
+
+    def revise(self, bucket_ms: int, rev: int) -> None:
+        """Notes that a published bucket has changed, by revision `rev` of a bar in it."""
+        self._revised[bucket_ms] = max(rev, self._revised.pop(bucket_ms, 0))
+        self._is_revised.set()
+
+    async def next_revised(self) -> int:
+        """A bucket that has changed, once there is one: several changes of one are one."""
+        await self._is_revised.wait()
+        return next(iter(self._revised))
+
+    def revised(self, bucket_ms: int, whole: Bar | None) -> None:
+        """Publishes such a bucket as it has become; without a bar there is nothing to say of it."""
+        rev = max(self._revised.pop(bucket_ms), self._revs.pop(bucket_ms, 0) + 1)
+        if not self._revised:
+            self._is_revised.clear()
+        if whole is not None:
+            self._revs[bucket_ms] = rev
+            if len(self._revs) > _REVS_KEPT:
+                del self._revs[next(iter(self._revs))]
+            self.take(BarEvent(whole, closed=True, rev=rev))
+
+    def _message(self, event: News) -> tuple[Message, int | None]:
+        """What clients are told, and up to where the stream is whole then, if it must not be missed."""
+        if isinstance(event, HealthEvent) or (isinstance(event, BarEvent) and not event.closed):
+            return event_message(self.series, event, self.cursor.token()), None
+        next_ms = self.next_ms
+        if isinstance(event, BarEvent) and not event.rev:
+            next_ms = self.series.timeframe.end(event.bar[0])
+        return event_message(self.series, event, self.ring.cursor(next_ms, ahead=1).token()), next_ms

@@ -1,0 +1,53 @@
+"""What a client that comes back is told: all that it missed, or that it may lack something."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketd.domain.errors import InvalidInput
+from marketd.domain.timerange import MAX_MS
+from marketd.streaming.messages import Message
+from marketd.streaming.ring import Cursor, Ring
+
+SIZE = 4
+
+
+@given(st.integers(0, MAX_MS), st.integers(0, 10**18))
+def test_a_cursor_is_what_its_token_says(next_ms: int, seq: int) -> None:
+    cursor = Cursor(next_ms, "0a1b2c3d4e5f", seq)
+    assert Cursor.parse(cursor.token(), field="resume") == cursor
+
+
+@given(st.text())
+def test_any_other_text_is_no_cursor(text: str) -> None:
+    with pytest.raises(InvalidInput, match="resume"):
+        Cursor.parse(text, field="resume")
+
+
+@given(said=st.integers(0, 12), heard=st.integers(0, 12), size=st.integers(0, 6))
+def test_all_that_came_after_a_cursor_is_replayed_or_nothing(said: int, heard: int, size: int) -> None:
+    """Message n makes the stream whole up to n."""
+    ring = Ring(size, 0)
+    messages = [Message({"n": number}) for number in range(1, said + 1)]
+    cursors = [ring.cursor(0)]
+    for number, message in enumerate(messages, 1):
+        ahead = ring.cursor(number, ahead=1)
+        ring.add(message, number)
+        assert ring.cursor(number) == ahead
+        cursors.append(ahead)
+    if heard > said:
+        assert ring.replay(cursors[-1]._replace(seq=heard)) is None
+        return
+    replay = ring.replay(cursors[heard])
+    if said - heard > size:
+        assert replay is None
+    else:
+        assert replay == (heard, messages[heard:])
+
+
+def test_the_cursor_of_another_ring_is_not_known() -> None:
+    ring, other = Ring(SIZE, 0), Ring(SIZE, 0)
+    assert ring.replay(other.cursor(0)) is None
+    assert ring.replay(ring.cursor(0)) == (0, [])
