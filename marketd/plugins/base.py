@@ -67,6 +67,8 @@ class MarketPlugin(ABC):
         markets: the asset classes served, e.g. ("crypto",).
         timeframes: the base timeframes, those that the provider itself has. marketd derives others.
         page_limit: the most bars that one `fetch_ohlcv` returns; never more than the provider gives.
+        page_intervals: the most intervals that one `fetch_ohlcv` is asked for, where the vendor answers
+            for a stretch of time and not for a number of bars; None for any.
         rate_limit: how often the provider lets itself be asked with these credentials, or None. The
             class may say it, too. marketd keeps to it; the plugin need not count.
     """
@@ -85,6 +87,7 @@ class MarketPlugin(ABC):
     markets: Sequence[str]
     timeframes: Sequence[Timeframe]
     page_limit: int = 1000
+    page_intervals: int | None = None
 
     def __init__(self, context: PluginContext) -> None:
         self.context = context

@@ -295,7 +295,11 @@ class Provider:
         Raises ProviderFailed after the retries, or when what came back cannot be read at all, and
         ProviderRateLimited when its turn would not come in time.
         """
-        limit = self.plugin.page_limit
+        limit, most = self.plugin.page_limit, self.plugin.page_intervals
+        if most is not None:
+            span = TimeRange(
+                span.start_ms, min(span.end_ms, timeframe.shift(timeframe.ceil(span.start_ms), most))
+            )
         asked_at_ms = self.now_ms()
 
         async def page() -> object:

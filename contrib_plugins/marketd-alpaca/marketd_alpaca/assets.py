@@ -10,19 +10,23 @@ from marketd_alpaca.settings import CRYPTO, US_EQUITY, US_OPTION
 
 
 class AssetClass(NamedTuple):
-    """The paths of its bars; of its stream, where that has bars, `{feed}` filled in for stocks."""
+    """The paths of its history by kind, of its latest bars, and of its stream if that has bars."""
 
-    bars: str
-    latest: str
-    stream: str
+    history: Mapping[str, str]
+    latest: str = ""
+    stream: str = ""
+
+
+def _history(path: str) -> Mapping[str, str]:
+    return {kind: f"{path}/{kind}" for kind in ("bars", "trades")}
 
 
 ASSETS = {
-    US_EQUITY: AssetClass("/v2/stocks/bars", "/v2/stocks/bars/latest", "/v2/{feed}"),
+    US_EQUITY: AssetClass(_history("/v2/stocks"), "/v2/stocks/bars/latest", "/v2/{feed}"),
     CRYPTO: AssetClass(
-        "/v1beta3/crypto/us/bars", "/v1beta3/crypto/us/latest/bars", "/v1beta3/crypto/us"
+        _history("/v1beta3/crypto/us"), "/v1beta3/crypto/us/latest/bars", "/v1beta3/crypto/us"
     ),
-    US_OPTION: AssetClass("/v1beta1/options/bars", "", ""),
+    US_OPTION: AssetClass(_history("/v1beta1/options")),
 }
 
 

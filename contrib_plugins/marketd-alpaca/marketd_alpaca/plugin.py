@@ -20,6 +20,7 @@ from marketd.plugins import (
     PluginContext,
     RateLimit,
     ScaledClock,
+    TickHistory,
     TickStreams,
 )
 from marketd.plugins.http import HttpClient
@@ -27,7 +28,7 @@ from marketd_alpaca.api import NAME, AlpacaHttp, addresses, headers_of
 from marketd_alpaca.assets import ASSETS, contract_of, is_fed, pair_of, stock_of
 from marketd_alpaca.hours import HOUR, MINUTE, in_hours
 from marketd_alpaca.inbox import Message
-from marketd_alpaca.rows import bar_of, rfc3339, tick_of
+from marketd_alpaca.rows import bar_of, before_text, since_text, tick_of
 from marketd_alpaca.sessions import Sessions
 from marketd_alpaca.settings import (
     DELAYED,
@@ -50,7 +51,7 @@ _CALENDAR_FROM = "2016-01-01"
 _YEAR_MS = 366 * 86_400_000
 
 
-class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
+class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, TickHistory, MarketHours):
     """History over REST; live minutes, corrected minutes and trades over one socket a stream.
 
     Minutes and hours alone are its own: Alpaca's days of stocks begin at midnight in New York, and
@@ -65,6 +66,9 @@ class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
     settle_ms: ClassVar[int] = 5_000
     symbols_cost: ClassVar[int] = 2
     page_limit = 10_000
+    tick_page_limit = 10_000
+    # What the stream corrects, history has as well.
+    is_authoritative = True
     # Two hundred a minute with any key; a plan that has more can be told by the configuration.
     rate_limit = RateLimit(requests=190, per_ms=60_000, burst=10)
     timeframes = (MINUTE, HOUR)
@@ -141,22 +145,14 @@ class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
             latest = await self._latest(market, symbol)
             if latest is None or latest[0] <= since:
                 return [latest] if latest is not None and latest[0] == since else []
-        query = {
-            "symbols": symbol,
-            "timeframe": _TIMEFRAMES[timeframe],
-            "start": rfc3339(since),
-            "end": rfc3339(before - 1),
-            "sort": "asc",
-        }
-        if market == US_EQUITY:
-            feed = params.get("feed", self._feed)
-            query |= {"adjustment": params.get("adjustment", "raw")}
-            query |= {"feed": "sip" if feed == DELAYED else feed}
+        query = {**params, "timeframe": _TIMEFRAMES[timeframe]}
+        return await self._history("bars", symbol, since, before, limit, bar_of, query)
 
-        def read(answer: Any) -> tuple[list[Bar], str | None]:
-            return [*map(bar_of, (answer["bars"] or {}).get(symbol, ()))], answer.get("next_page_token")
-
-        return await self._pages(self._data, ASSETS[market].bars, query, read, limit)
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        before = min(before, self.clock.now_ms() + 1)
+        if since >= before:
+            return []
+        return await self._history("trades", symbol, since, before, limit, tick_of, {})
 
     def streams_bars_of(self, symbol: str, timeframe: Timeframe) -> bool:
         """Options have a stream of trades and quotes alone."""
@@ -205,7 +201,7 @@ class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
         return self._streams[market]
 
     async def _load_calendar(self) -> None:
-        end = rfc3339(self.clock.now_ms() + _YEAR_MS)[:10]
+        end = since_text(self.clock.now_ms() + _YEAR_MS)[:10]
         query = {"start": _CALENDAR_FROM, "end": end}
         self._sessions = await self._trading.get("/calendar", query, Sessions.of)
 
@@ -221,7 +217,7 @@ class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
             "underlying_symbols": ",".join(self.context.settings["underlyings"]),
             "status": "active",
             # Without it, only those are listed that expire within days.
-            "expiration_date_lte": rfc3339(self.clock.now_ms() + 5 * _YEAR_MS)[:10],
+            "expiration_date_lte": since_text(self.clock.now_ms() + 5 * _YEAR_MS)[:10],
         }
 
         def read(answer: Any) -> tuple[list[SymbolInfo], str | None]:
@@ -238,6 +234,28 @@ class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, MarketHours):
 
         feed = self._feed if market == US_EQUITY else None
         return await self._data.get(ASSETS[market].latest, {"symbols": symbol, "feed": feed}, read)
+
+    async def _history(
+        self,
+        kind: str,
+        symbol: str,
+        since: int,
+        before: int,
+        limit: int,
+        read_row: Callable[[Any], T],
+        query: Mapping[str, Any],
+    ) -> list[T]:
+        """The first `limit` bars or trades of a symbol in `[since, before)`."""
+        market = await self._market_of(symbol)
+        span = {"start": since_text(since), "end": before_text(before), "sort": "asc"}
+        feed = "sip" if self._feed == DELAYED else self._feed
+        asked = {"symbols": symbol, **span, "feed": feed if market == US_EQUITY else None, **query}
+
+        def read(answer: Any) -> tuple[list[T], str | None]:
+            rows = (answer[kind] or {}).get(symbol, ())
+            return [*map(read_row, rows)], answer.get("next_page_token")
+
+        return await self._pages(self._data, ASSETS[market].history[kind], asked, read, limit)
 
     async def _pages(
         self,

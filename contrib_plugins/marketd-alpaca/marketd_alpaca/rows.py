@@ -34,6 +34,11 @@ def tick_of(row: Mapping[str, Any]) -> Tick:
     )
 
 
-def rfc3339(t_ms: int) -> str:
+def since_text(t_ms: int) -> str:
     """A time as Alpaca takes it."""
     return datetime.fromtimestamp(t_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def before_text(t_ms: int) -> str:
+    """The last nanosecond before a time: Alpaca takes in what a range ends with."""
+    return since_text(t_ms - 1).replace("+00:00", "999999Z")

@@ -20,7 +20,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.test_utils import TestServer
 from marketd_alpaca.plugin import AlpacaPlugin
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.instant import epoch_ms
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
@@ -134,6 +134,12 @@ class Alpaca:
         minutes = await self._sim.fetch_ohlcv(symbol, MINUTE, timeframe.ceil(since), end_ms, many, {})
         return list(minutes if timeframe == MINUTE else resample(minutes, timeframe))[:limit]
 
+    async def trades(self, symbol: str, since: int, before: int, limit: int = 10_000) -> list[Tick]:
+        """The trades that Alpaca has. It tells whose they were of crypto alone."""
+        listed = "SPY" if symbol == CONTRACT else symbol
+        ticks = await self._sim.fetch_ticks(listed, since, before, limit)
+        return [(t, p, s, side if "/" in symbol else "", i) for t, p, s, side, i in ticks]
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._converse(request)
@@ -163,15 +169,25 @@ class Alpaca:
             now_ms = self.clock.now_ms()
             bars = await self.history(symbol, MINUTE, now_ms - 4 * 86_400_000, now_ms)
             return web.json_response({"bars": {symbol: row_of(bars[-1])} if bars else {}})
-        timeframe = {"1Min": MINUTE, "1Hour": HOUR}[query["timeframe"]]
-        since = int(query.get("page_token") or epoch_ms(query["start"]))
+        since, skipped = map(int, query.get("page_token", f"{epoch_ms(query['start'])}/0").split("/"))
         limit = min(int(query.get("limit", 1_000)), self.page)
         before = epoch_ms(query["end"]) + 1 if "end" in query else self.clock.now_ms()
-        bars = await self.history(symbol, timeframe, since, before, limit + 1)
-        token = str(bars[limit][0]) if len(bars) > limit else None
-        factor = 0.5 if query.get("adjustment") == "split" else 1.0
-        rows = [row_of(bar, factor) for bar in bars[:limit]]
-        return web.json_response({"bars": {symbol: rows} if rows else {}, "next_page_token": token})
+        kind = path.rpartition("/")[2]
+        rows: list[dict[str, Any]]
+        if kind == "trades":
+            found: list[Any] = await self.trades(symbol, since, before, skipped + limit + 1)
+            rows = [trade_of(symbol, tick) for tick in found]
+        else:
+            timeframe = {"1Min": MINUTE, "1Hour": HOUR}[query["timeframe"]]
+            found = await self.history(symbol, timeframe, since, before, skipped + limit + 1)
+            rows = [row_of(bar, 0.5 if query.get("adjustment") == "split" else 1.0) for bar in found]
+        # A page may end within a millisecond: its token says how much of that has been told.
+        rows, more = rows[skipped : skipped + limit], found[skipped + limit :]
+        token = None
+        if more:
+            same = [one for one in found[: skipped + limit] if one[0] == more[0][0]]
+            token = f"{more[0][0]}/{len(same)}"
+        return web.json_response({kind: {symbol: rows} if rows else {}, "next_page_token": token})
 
     def _trading(self, path: str, query: Any) -> web.StreamResponse:
         match path:
@@ -184,21 +200,13 @@ class Alpaca:
         return web.json_response({"message": f"unforeseen {path}"}, status=404)
 
     def _assets(self, asset_class: str) -> list[dict[str, Any]]:
-        listed = [
-            {"class": one.market, "exchange": "CRYPTO" if one.market == "crypto" else "NASDAQ"}
-            | {"symbol": one.symbol, "name": one.name, "status": "active", "tradable": True}
-            for one in listings()
-        ]
-        listed.append(
-            {
-                "class": "us_equity",
-                "exchange": "OTC",
-                "symbol": "PINK",
-                "name": "Pink",
-                "status": "active",
-            }
-        )
-        return [one for one in listed if one["class"] == asset_class]
+        traits = ("tradable", "marginable", "shortable", "easy_to_borrow", "fractionable")
+        common = {"id": _ID, "status": "active", **dict.fromkeys(traits, True)}
+        exchanges = {"crypto": "CRYPTO", "us_equity": "NASDAQ"}
+        listed = [(one.market, exchanges[one.market], one.symbol, one.name) for one in listings()]
+        listed.append(("us_equity", "OTC", "PINK", "Pink"))
+        names = ("class", "exchange", "symbol", "name")
+        return [common | dict(zip(names, one, strict=True)) for one in listed if one[0] == asset_class]
 
     def _contracts(self, query: Any) -> dict[str, Any]:
         """Two pages, one contract each."""
@@ -244,8 +252,9 @@ class Alpaca:
                 wanted = self.subscriptions[socket] | keys_of(said)
                 if len({symbol for _, symbol in wanted}) > self.plan:
                     refused = {"T": "error", "code": 405, "msg": "symbol limit exceeded"}
-                    return await self._tell(socket, refused)
-                await self._subscribe(socket, wanted)
+                    await self._tell(socket, refused)
+                else:
+                    await self._subscribe(socket, wanted)
             case "unsubscribe":
                 await self._subscribe(socket, self.subscriptions[socket] - keys_of(said))
 
@@ -253,11 +262,13 @@ class Alpaca:
         """In JSON, or in MessagePack, with its own kind of time, to a client that wants that."""
         if socket not in self._packing:
             return await socket.send_json(messages)
-        packed = [
-            {**one, "t": msgpack.Timestamp.from_unix_nano(epoch_ms(one["t"]) * 1_000_000)} if "t" in one else one
-            for one in messages
-        ]
-        return await socket.send_bytes(msgpack.packb(packed))
+
+        def packed(told: dict[str, Any]) -> dict[str, Any]:
+            if "t" not in told:
+                return told
+            return told | {"t": msgpack.Timestamp.from_unix_nano(epoch_ms(told["t"]) * 1_000_000)}
+
+        return await socket.send_bytes(msgpack.packb([*map(packed, messages)]))
 
     def _admission(self, path: str, said: dict[str, Any]) -> int:
         if (said["key"], said["secret"]) != (KEY, SECRET):
@@ -286,12 +297,7 @@ class Alpaca:
 
     async def _tell_trades(self, symbol: str) -> None:
         async for batch in self._sim.stream_ticks(symbol):
-            rows = [
-                {"t": rfc3339(t_ms), "p": price, "s": size, "i": int(trade_id), "c": ["@"]}
-                | ({"tks": "S" if side == "sell" else "B"} if "/" in symbol else {"x": "V", "z": "C"})
-                for t_ms, price, size, side, trade_id in batch
-            ]
-            await self.say("trades", symbol, *rows)
+            await self.say("trades", symbol, *(trade_of(symbol, tick) for tick in batch))
 
 
 def keys_of(said: dict[str, Any]) -> set[Key]:
@@ -302,6 +308,14 @@ def row_of(bar: Bar, factor: float = 1.0) -> dict[str, Any]:
     t_ms, *prices, volume = bar
     named = dict(zip("ohlc", (price * factor for price in prices if price is not None), strict=True))
     return {"t": rfc3339(t_ms), **named, "v": volume, "n": 1, "vw": named["c"]}
+
+
+def trade_of(symbol: str, tick: Tick) -> dict[str, Any]:
+    t_ms, price, size, side, trade_id = tick
+    row = {"t": rfc3339(t_ms), "p": price, "s": size, "i": int(trade_id)}
+    if "/" in symbol:
+        return row | {"tks": "S" if side == "sell" else "B"}
+    return row | {"c": ["@"], "x": "V", "z": "C"}
 
 
 def rfc3339(t_ms: int) -> str:

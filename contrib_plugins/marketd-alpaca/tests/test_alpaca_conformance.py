@@ -1,4 +1,4 @@
-"""Stocks, crypto and options, over real sockets, pass the conformance kit."""
+"""Stocks and crypto, over real sockets, pass the conformance kit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar
 
-from alpaca_standin import CONTRACT, KEY, NOW, SECRET, Alpaca, refusing
+from alpaca_standin import KEY, NOW, SECRET, Alpaca, refusing
 from marketd_alpaca.plugin import AlpacaPlugin
 
 from marketd.clock import SystemClock
@@ -68,16 +68,3 @@ class TestStocks(AlpacaKit):
 class TestCrypto(AlpacaKit):
     market = "crypto"
     symbol = "BTC/USD"
-
-
-class TestOptions(AlpacaKit):
-    """They have no stream of bars: marketd polls them."""
-
-    settings: ClassVar[Mapping[str, Any]] = {"markets": ["us_option"], "underlyings": ["SPY"]}
-    market = "us_option"
-    symbol = CONTRACT
-    test_stream_of_bars_ascends_and_each_closes_once = None
-    test_stream_and_history_agree = None
-    test_stream_of_bars_begins_anew = None
-    test_stream_of_bars_can_be_cancelled = None
-    test_ticks_ascend_and_are_trades = None

@@ -12,7 +12,7 @@ import pytest
 from alpaca_standin import HOUR, KEY, MINUTE, NOW, SECRET, Alpaca, row_of
 
 from marketd.client import BarUpdate, MarketdClient, Snapshot, Status
-from marketd.clock import SystemClock
+from marketd.clock import ManualClock, SystemClock
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
 from marketd.domain.bar import Bar
@@ -153,12 +153,16 @@ async def test_a_corrected_bar_is_a_revision_live_and_in_the_store(
 
 
 async def test_live_hours_are_those_of_history(running: Open) -> None:
-    clock = ScaledClock(SystemClock(), start_ms=NOW + 57 * M, speed=SPEED)
+    hour_ms = HOUR.floor(NOW)
+    clock = ManualClock(hour_ms + 57 * M + 30_000)
     async with Alpaca(clock).serving() as alpaca, running(alpaca, clock) as client:
         async with following(client, "crypto", "BTC/USD", "1h") as follower:
-            await follower.hear(1)
-        (hour,) = follower.closed
-        assert [hour] == await alpaca.history("BTC/USD", HOUR, hour[0], hour[0] + 1)
+            hearing = asyncio.create_task(follower.hear(1))
+            await alpaca.subscribed("bars", "BTC/USD")
+            while not hearing.done():
+                clock.advance(15_000)
+                await asyncio.sleep(0.05)
+        assert follower.closed == await alpaca.history("BTC/USD", HOUR, hour_ms, hour_ms + 1)
 
 
 async def test_an_expired_key_is_told_in_no_log_and_the_rest_is_served(

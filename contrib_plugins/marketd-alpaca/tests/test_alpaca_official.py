@@ -1,4 +1,4 @@
-"""Alpaca's own client understands the stand-in, so that what the plugin is tried on is Alpaca's language."""
+"""Alpaca's own client understands the stand-in: what the plugin is tried on is Alpaca's language."""
 
 from __future__ import annotations
 

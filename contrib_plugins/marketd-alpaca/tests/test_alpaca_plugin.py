@@ -24,6 +24,7 @@ from marketd.domain.errors import (
     ProviderFailed,
     ProviderRateLimited,
     UnknownSymbol,
+    Unsupported,
 )
 from marketd.domain.instant import epoch_ms
 from marketd.domain.timeframe import Timeframe
@@ -93,6 +94,15 @@ async def test_history_is_what_alpaca_has(
     assert found == await alpaca.history(symbol, timeframe, NOW - 24 * H, NOW - 24 * H + span)
 
 
+async def test_options_have_history_and_no_stream(opened: Opened, alpaca: Alpaca) -> None:
+    async with opened(markets=["us_option"], underlyings=["SPY"]) as plugin:
+        found = await fetch(plugin, CONTRACT, NOW - 30 * M, NOW)
+        assert found == await alpaca.history(CONTRACT, MINUTE, NOW - 30 * M, NOW)
+        assert not plugin.streams_bars_of(CONTRACT, MINUTE)
+        with pytest.raises(Unsupported):
+            await anext(plugin.stream_ticks(CONTRACT))  # type: ignore[arg-type]
+
+
 async def test_pages_are_followed_by_their_tokens(opened: Opened, alpaca: Alpaca) -> None:
     alpaca.page = 7
     async with opened() as plugin:
@@ -112,6 +122,21 @@ async def test_pages_without_an_end_are_given_up(opened: Opened, alpaca: Alpaca)
         with pytest.raises(ProviderFailed, match="without an end"):
             await fetch(plugin, "BTC/USD", NOW - 60 * M, NOW - 30 * M)
         assert not alpaca.faults
+
+
+@pytest.mark.parametrize("symbol", ["SPY", "BTC/USD", CONTRACT])
+async def test_past_trades_are_told_page_by_page(opened: Opened, alpaca: Alpaca, symbol: str) -> None:
+    since, before = NOW - 5 * M, NOW - 4 * M
+    alpaca.page = 50
+    async with opened(markets=["us_equity", "crypto", "us_option"], underlyings=["SPY"]) as plugin:
+        expected = await alpaca.trades(symbol, since, before)
+        assert len(expected) > 50
+        assert list(await plugin.fetch_ticks(symbol, since, before, 10_000)) == expected
+        assert list(await plugin.fetch_ticks(symbol, since, before, 10)) == expected[:10]
+        last_ms = expected[-1][0]
+        inner = [tick for tick in expected if tick[0] < last_ms]
+        assert list(await plugin.fetch_ticks(symbol, since, last_ms, 10_000)) == inner
+        assert list(await plugin.fetch_ticks(symbol, NOW + M, NOW + 2 * M, 10)) == []
 
 
 async def test_the_newest_minute_is_asked_for_as_the_latest_bar(opened: Opened, alpaca: Alpaca) -> None:
@@ -136,7 +161,7 @@ async def test_adjustment_and_feed_are_asked_for(opened: Opened, alpaca: Alpaca)
         split = await fetch(plugin, "SPY", since, before, params={"adjustment": "split", "feed": "sip"})
         assert [bar[4] for bar in split] == [(bar[4] or 0) / 2 for bar in raw]
         first, second = queries(alpaca, "v2/stocks/bars")
-        assert (first["adjustment"], first["feed"]) == ("raw", "iex")
+        assert (first.get("adjustment"), first["feed"]) == (None, "iex")
         assert (second["adjustment"], second["feed"]) == ("split", "sip")
         with pytest.raises(InvalidInput, match="us_equity alone") as told:
             await fetch(plugin, "BTC/USD", since, before, params={"adjustment": "split"})
