@@ -166,6 +166,15 @@ class RedisConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Bars kept near at hand, beside the database."""
+
+    memory: ByteCount = setting(
+        size(), "32MB", "The most memory that bars asked for again and again may take."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamConfig:
     """The calls that are made to providers."""
 
@@ -173,7 +182,14 @@ class UpstreamConfig:
     retries: int = setting(
         whole(0, 10), 3, "How often a call that failed is tried again, where that may help."
     )
-    symbols_ttl: Millis = setting(duration(), "1h", "How long a provider's list of symbols is kept.")
+    symbols_ttl: Millis = setting(
+        duration(), "1h", "How old a provider's list of symbols may be before it is asked for again."
+    )
+    idle: Millis = setting(
+        duration(),
+        "15m",
+        "How long a provider that nobody uses stays open; the next use opens it again.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +207,25 @@ class StreamConfig:
 
     heartbeat: Millis = setting(duration(), "20s", "How often a client is pinged.")
     outbox: ByteCount = setting(size(), "1MB", "How much may wait for one client before it is cut.")
+    patience: Millis = setting(
+        duration(), "5s", "How long a client may take nothing of what waits for it before it is cut."
+    )
+    max_clients: int = setting(whole(1, 10_000_000), 10_000, "The most clients at once.")
+    max_clients_per_address: int = setting(
+        whole(1, 10_000_000),
+        1000,
+        "The most clients from one address; behind a proxy all of them come from its address.",
+    )
+    max_streams: int = setting(
+        whole(1, 10_000_000), 10_000, "The most different streams that all clients together follow."
+    )
     max_subscriptions: int = setting(whole(1, 1_000_000), 1000, "The most streams of one client.")
     max_symbols: int = setting(whole(1, 1_000_000), 100, "The most symbols in one subscribe message.")
+    max_rate: int = setting(
+        whole(1, 1_000_000),
+        100,
+        "The most messages a second that a client may send, on average over ten seconds.",
+    )
     max_message: ByteCount = setting(size(), "1MB", "The largest message that a client may send.")
     stall: Millis = setting(
         duration(),
@@ -207,6 +240,13 @@ class StreamConfig:
         200,
         "How many bars, corrections and gaps of each stream are kept for clients that come back.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TicksConfig:
+    """Trades."""
+
+    keep: Millis = setting(duration(least="1s"), "1w", "How long a trade is kept.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +289,11 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     redis: RedisConfig = field(default_factory=RedisConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
+    ticks: TicksConfig = field(default_factory=TicksConfig)
     log: LogConfig = field(default_factory=LogConfig)
     providers: Mapping[str, ProviderConfig] = field(default_factory=_simulated)
     backfill: Sequence[KeptConfig] = ()

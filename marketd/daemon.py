@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
 
@@ -16,18 +17,20 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
+from marketd.cache import MemoryCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
 from marketd.control.server import ControlServer
-from marketd.domain.errors import ConfigError, MarketdError, StorageFailed
+from marketd.domain.errors import ConfigError, StorageFailed
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
+from marketd.market.tapes import Tapes
+from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
-from marketd.plugins.provider import Provider
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.streaming.service import SubscriptionService
@@ -45,6 +48,12 @@ _DRAIN_S = 5.0
 _READY_BYTES = 32 << 20
 # How often a store that takes no writes is tried.
 _PROBE_S = 1.0
+# How often old trades are dropped, at the least.
+_DROP_S = 3600.0
+# How often, at the least, it is looked which providers nobody needs any more.
+_LOOK_S = 60.0
+# What counts as soon as it is read again; a change of all else counts after a restart.
+_RELOADED = ("providers", "plugins_may_add")
 
 
 class Daemon:
@@ -77,6 +86,8 @@ class Daemon:
             found=found,
         )
         self.storage: Storage = _storage(config.storage)
+        self._answers = ReadyAnswers(_READY_BYTES)
+        self._supervisor = Supervisor(self.metrics)
         self._serves = False
         self.url = ""
 
@@ -108,19 +119,43 @@ class Daemon:
         await self._opened.aclose()
         log.info("stopped")
 
-    async def run_until_signalled(self) -> None:
-        """Serves until SIGTERM or SIGINT, then stops."""
-        signalled = asyncio.Event()
+    async def run_until_signalled(self, read_config: Callable[[], Config]) -> None:
+        """Serves until SIGTERM or SIGINT, then stops. At SIGHUP the configuration is read again."""
+        ended, told = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signalled.set)
-        await signalled.wait()
+            loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(signal.SIGHUP, told.set)
+        self._supervisor.run("reload", partial(self._reload_when, told, read_config))
+        await ended.wait()
         await self.stop()
+
+    async def reload(self, config: Config) -> None:
+        """Sets up anew the providers whose sections are new or different; all others go on untouched.
+
+        Raises ConfigError, with nothing changed, if one of them cannot be set up.
+        """
+        changed = await self.loader.reload(config.providers, defaults=config.plugins_may_add)
+        for name in changed:
+            self._answers.forget(name)
+        log.info("configuration read again providers_changed=%s", ",".join(sorted(changed)) or "none")
+        for section in (one.name for one in fields(config) if one.name not in _RELOADED):
+            if getattr(config, section) != getattr(self._config, section):
+                log.warning("a section has changed, which counts after a restart section=%s", section)
+
+    async def _reload_when(self, told: asyncio.Event, read_config: Callable[[], Config]) -> None:
+        while True:
+            await told.wait()
+            told.clear()
+            try:
+                await self.reload(read_config())
+            except ConfigError as error:
+                log.error("configuration refused, the former goes on reason=%s", error.message)  # noqa: TRY400
 
     async def _open(self) -> None:
         config = self._config
         storage = self.storage
-        answers = ReadyAnswers(_READY_BYTES)
+        answers = self._answers
         storage.listen(answers.changed)
         await storage.open()
         self._opened.push_async_callback(storage.close)
@@ -128,12 +163,12 @@ class Daemon:
         for lack in storage.lacks:
             log.info("database %s", lack)
         self.loader.load(config.providers, defaults=config.plugins_may_add)
-        self._opened.push_async_callback(self._close_providers)
+        self._opened.push_async_callback(self.loader.close)
         if wrong := list(problems(config.backfill, self.loader)):
             raise ConfigError("\n".join(wrong))
-        supervisor = Supervisor(self.metrics)
+        supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics)
+        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
@@ -147,8 +182,13 @@ class Daemon:
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
             ring=config.stream.ring,
+            most_streams=config.stream.max_streams,
         )
-        market = MarketService(self.loader, orchestrator)
+        tapes = Tapes(storage, self.metrics)
+        tick_pages = TickPages(
+            tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
+        )
+        market = MarketService(self.loader, orchestrator, tick_pages)
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -180,10 +220,9 @@ class Daemon:
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage))
+        supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
+        supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
-        # A provider that is slow to open keeps nobody waiting but who asks for it.
-        for provider in self.loader.providers.values():
-            supervisor.run(f"open {provider.name}", partial(_open, provider))
 
     async def _listen(self, app: web.Application) -> None:
         server = self._config.server
@@ -201,9 +240,6 @@ class Daemon:
         host, port = runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def _close_providers(self) -> None:
-        await asyncio.gather(*(provider.close() for provider in self.loader.providers.values()))
-
 
 def _storage(config: StorageConfig) -> Storage:
     """The store that the configuration names; the driver of the other is never loaded."""
@@ -216,12 +252,20 @@ def _storage(config: StorageConfig) -> Storage:
     return SQLiteStorage(config.sqlite_path)
 
 
-async def _open(provider: Provider) -> None:
-    try:
-        await provider.open()
-    except MarketdError:
-        # The provider has logged it and shows it as its health; the next request tries again.
-        return
+async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:
+    while True:
+        await asyncio.sleep(min(idle_ms / 1000 / 4, _LOOK_S))
+        await loader.close_idle(idle_ms / 1000)
+
+
+async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
+    """Keeps no trade for much longer than it is to be kept."""
+    while True:
+        try:
+            await storage.drop_ticks(max(0, clock.now_ms() - keep_ms))
+        except StorageFailed as error:
+            log.warning("old trades not dropped reason=%s", error.message)
+        await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
 
 
 async def _probe(storage: Storage) -> None:

@@ -21,12 +21,25 @@ def setup(level: str, form: str, secrets: Collection[str]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def conceal(secrets: Collection[str]) -> None:
+    """Blanks these out from now on, too."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Blanking):
+            handler.formatter.conceal(secrets)
+
+
 class _Blanking(logging.Formatter):
     """What both forms share: no text leaves with a secret in it, wherever that came from."""
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__()
-        told_apart = [one for one in map(str.strip, secrets) if len(one) >= _SHORTEST_SECRET]
+        self._told: set[str] = set()
+        self.conceal(secrets)
+
+    def conceal(self, secrets: Collection[str]) -> None:
+        """Adds to what is blanked out."""
+        self._told.update(secrets)
+        told_apart = [one for one in map(str.strip, self._told) if len(one) >= _SHORTEST_SECRET]
         # In a repr, which tracebacks are full of, line breaks and quotes are escaped.
         spellings = {spelling for one in told_apart for spelling in (one, repr(one)[1:-1])}
         longest_first = sorted(spellings, key=len, reverse=True)

@@ -24,6 +24,7 @@ from marketd.plugins import (
     TickStreams,
 )
 from marketd.plugins.feed import Feed
+from marketd.plugins.instance import Source
 from marketd.plugins.provider import Provider
 from marketd.ratelimit import LocalAllowance, RateLimiter
 
@@ -162,8 +163,8 @@ def provider_of(
 ) -> Provider:
     """The plugin behind the core's guard."""
     upstream = UpstreamConfig(timeout=timeout_ms, retries=retries, symbols_ttl=symbols_ttl_ms)
-    limiter = RateLimiter(LocalAllowance())
-    return Provider("test", plugin, upstream=upstream, metrics=Metrics(), limiter=limiter)
+    source = Source(lambda: plugin, RateLimiter(LocalAllowance()))
+    return Provider("test", source, upstream=upstream, metrics=Metrics())
 
 
 def scripted(

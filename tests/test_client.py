@@ -167,6 +167,35 @@ async def test_parameters_go_to_the_provider(client: MarketdClient) -> None:
     assert (raised.value.code, raised.value.field) == ("invalid_input", "adjustment")
 
 
+async def test_a_backfill_is_begun_watched_paused_resumed_and_ended(client: MarketdClient) -> None:
+    years = {"since": "2014-01-01T00:00:00Z", "before": "2024-01-01T00:00:00Z"}
+    one = await client.begin_backfill(*BTC, "1m", **years)
+    assert (one.market, one.provider, one.symbol, one.timeframe) == (*BTC, "1m")
+    assert (one.since_ms, one.before_ms, one.repair) == (1_388_534_400_000, 1_704_067_200_000, False)
+    assert (one.every_s, one.next_ms) == (None, None)
+    assert [each.id for each in await client.backfills()] == [one.id]
+    async with asyncio.timeout(20):
+        while not (told := await client.backfill(one.id)).bars:  # noqa: ASYNC110 - polled
+            await asyncio.sleep(0.01)
+    assert told.state == "running"
+    assert 0 < told.progress < 1
+    assert told.eta_s is not None
+    assert told.eta_s > 0
+    assert told.bars_per_s > 0
+    assert (await client.pause_backfill(one.id)).state == "paused"
+    assert (await client.resume_backfill(one.id)).state == "pending"
+    with pytest.raises(MarketdClientError) as conflict:
+        await client.resume_backfill(one.id)
+    assert conflict.value.code == "conflict"
+    ended = await client.cancel_backfill(one.id)
+    assert (ended.state, ended.has_ended) == ("cancelled", True)
+    assert (await client.cancel_backfill(one.id)).id == one.id
+    assert await client.backfills() == []
+    with pytest.raises(MarketdClientError) as gone:
+        await client.backfill(one.id)
+    assert gone.value.code == "not_found"
+
+
 async def test_a_problem_is_an_error_with_its_code_and_field(client: MarketdClient) -> None:
     with pytest.raises(MarketdClientError) as unknown:
         await client.ohlcv("crypto", "sim", "NO/PE", "1m")

@@ -71,12 +71,13 @@ class Round:
         """Returns when all is there that can be had; raises MarketdError if it cannot go on."""
         backfill = self._backfill
         feed = await self._insist(lambda: self._means.feeds.feed_of(backfill.wanted))
-        pieces = await self._pieces(feed)
-        pace = _Pace(backfill)
-        async with asyncio.TaskGroup() as group:
-            # One call at a time is left to whoever waits for an answer.
-            for _ in range(max(1, feed.provider.plugin.concurrency - 1)):
-                group.create_task(self._take(feed, pieces, pace))
+        with feed.provider.lease():
+            pieces = await self._pieces(feed)
+            pace = _Pace(backfill)
+            async with asyncio.TaskGroup() as group:
+                # One call at a time is left to whoever waits for an answer.
+                for _ in range(max(1, feed.provider.plugin.concurrency - 1)):
+                    group.create_task(self._take(feed, pieces, pace))
 
     async def _pieces(self, feed: Feed) -> Iterator[tuple[TimeRange, How]]:
         """What is to be fetched and how, the newest first; cut as it is taken."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from marketd.client import Backfill, MarketdClient
     from marketd.domain.instrument import Instrument
 
+_HEADING = ("id", "instrument", "timeframe", "since", "before", "state", "known", "bars", "left")
 _EVERY_S = 0.25
 _STEPS = 1000
 # Where there is no terminal, a line for every so much of it.
@@ -74,10 +75,12 @@ def backfill(
         )
 
     one = ask(url, begin)
-    click.echo(f"backfill {one.id} of {instrument} {timeframe} has begun.", err=not detach)
+    begun = f"backfill {one.id} of {instrument} {timeframe} has begun"
     if detach:
+        click.echo(f"{begun}.")
         return
     try:
+        click.echo(f"{begun}; Ctrl-C leaves it running.", err=True)
         one = ask(url, lambda client: _watch(client, one.id))
     except KeyboardInterrupt:
         click.echo(
@@ -155,26 +158,16 @@ def _print(backfills: Iterable[Backfill]) -> None:
             f"{one.progress:.0%}",
             f"{one.bars:,}",
             "-" if one.eta_s is None else _left(one.eta_s),
-            one.message
-            if one.next_ms is None
-            else f"{one.message} Again at {iso(one.next_ms)}.".strip(),
+            _note(one),
         ]
         for one in backfills
     ]
     if not rows:
         click.echo("no backfills.", err=True)
         return
-    heading = [
-        "id",
-        "instrument",
-        "timeframe",
-        "since",
-        "before",
-        "state",
-        "known",
-        "bars",
-        "left",
-        "",
-        "",
-    ]
-    click.echo(table(heading, rows))
+    click.echo(table([*_HEADING, ""], rows))
+
+
+def _note(one: Backfill) -> str:
+    """Why it failed or what it waits for, and when it begins again."""
+    return one.message if one.next_ms is None else f"{one.message} Again at {iso(one.next_ms)}.".strip()

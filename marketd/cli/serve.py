@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urlsplit
@@ -20,16 +20,13 @@ if TYPE_CHECKING:
     from marketd.config import Config
     from marketd.daemon import Daemon
 
-# How long the first screen waits for a provider's symbols, which make its examples work as they stand.
-_SYMBOLS_S = 3.0
-
 
 @click.command()
 @config_option
 @click.option("--host", help="The address to listen on, instead of [server] host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port, instead of [server] port.")
 def serve(path: Path | None, host: str | None, port: int | None) -> None:
-    """Start the daemon, until Ctrl-C or SIGTERM.
+    """Start the daemon, until Ctrl-C or SIGTERM. SIGHUP reads the providers' sections again.
 
     Without a configuration it simulates an exchange, listens on this machine alone and keeps its
     database in your data folder. MARKETD_SERVER__PORT=9000 is [server] port, and so on.
@@ -49,17 +46,23 @@ def serve(path: Path | None, host: str | None, port: int | None) -> None:
         environ["MARKETD_SERVER__HOST"] = host
     if port is not None:
         environ["MARKETD_SERVER__PORT"] = str(port)
+
+    def read_again() -> Config:
+        config = load_config(path, environ)
+        logs.conceal(set(_secrets(config)))
+        return config
+
     try:
         config = load_config(path, environ)
         logs.setup(config.log.level, config.log.format, set(_secrets(config)))
-        asyncio.run(_serve(config, environ.get("NOTIFY_SOCKET")))
+        asyncio.run(_serve(config, environ.get("NOTIFY_SOCKET"), read_again))
     except ConfigError as error:
         raise WrongInput(error.message) from error
     except MarketdError as error:
         raise click.ClickException(error.message) from error
 
 
-async def _serve(config: Config, notify: str | None) -> None:
+async def _serve(config: Config, notify: str | None, read_again: Callable[[], Config]) -> None:
     import asyncio
 
     from marketd.daemon import Daemon
@@ -69,7 +72,7 @@ async def _serve(config: Config, notify: str | None) -> None:
     await daemon.start()
     greeting = asyncio.create_task(_greet(daemon, config))
     try:
-        await daemon.run_until_signalled()
+        await daemon.run_until_signalled(read_again)
     finally:
         await cancel_all({greeting})
 
@@ -81,7 +84,7 @@ async def _greet(daemon: Daemon, config: Config) -> None:
     elsewhere = "" if daemon.url == DEFAULT_URL else f" --url {daemon.url}"
     lines = ["", "Try, in another terminal:", "", f"  curl '{daemon.url}/api/v1/markets'"]
     if example is not None:
-        lines.append(f"  curl '{daemon.url}/api/v1/ohlcv?{urlencode(example, safe='/')}'")
+        lines.append(f"  curl '{daemon.url}/api/v1/{example}'")
     lines += [f"  {_own_name()} tail{elsewhere}", "", "Ctrl-C ends it."]
     click.echo("\n".join(lines))
 
@@ -106,23 +109,21 @@ def _own_name() -> str:
     return os.path.relpath(called) if called.name == "marketd" else f"{sys.executable} -m marketd"
 
 
-async def _example(daemon: Daemon) -> dict[str, str] | None:
-    """A question about bars that can be asked as it stands; None while no provider says its symbols."""
-    import asyncio
+async def _example(daemon: Daemon) -> str | None:
+    """A question that can be asked as it stands; None where there is no provider.
 
-    from marketd.domain.errors import MarketdError
-
+    Of bars, if the simulated exchange is there to name a symbol; no other provider is opened for it.
+    """
     for provider in daemon.loader.providers.values():
-        for market in provider.plugin.markets:
-            try:
-                async with asyncio.timeout(_SYMBOLS_S):
-                    symbols = await provider.symbols(market)
-            except (MarketdError, TimeoutError):
-                break
-            coarsest = max(provider.plugin.timeframes, key=lambda timeframe: timeframe.nominal_ms)
-            for symbol in sorted(symbols)[:1]:
-                names = {"market": market, "provider": provider.name, "symbol": symbol}
-                return names | {"timeframe": str(coarsest), "limit": "5"}
+        if provider.plugin.plugin != "sim":
+            continue
+        market = provider.plugin.markets[0]
+        symbol = min(await provider.symbols(market))
+        names = {"market": market, "provider": provider.name, "symbol": symbol}
+        return f"ohlcv?{urlencode(names | {'timeframe': '1d', 'limit': '5'}, safe='/')}"
+    for provider in daemon.loader.providers.values():
+        names = {"market": provider.plugin.markets[0], "provider": provider.name}
+        return f"symbols?{urlencode(names | {'limit': '5'})}"
     return None
 
 

@@ -14,7 +14,7 @@ Time: TypeAlias = int | str | datetime
 
 @dataclass(frozen=True, slots=True)
 class ProviderInfo:
-    """A provider of the daemon. `state` is `opening`, `up` or `down`; `message` says why it is down."""
+    """A provider of the daemon. `state` is `idle`, `opening`, `up` or `down`, with a `message` why."""
 
     provider: str
     plugin: str

@@ -15,8 +15,8 @@ from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
+from marketd.plugins.guard import Turn
 from marketd.plugins.pages import Fetched
-from marketd.plugins.provider import Turn
 from marketd.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Filler:
         Asked of the provider unless that was done less than a second (of its time) ago.
         """
         timeframe = feed.series.timeframe
-        async with self._locks.hold(feed.series, TimeRange(start_ms, MAX_MS)):
+        async with self._locks.hold(feed.series, TimeRange(start_ms, MAX_MS)) as has_waited:
             now_ms = feed.provider.now_ms()
             kept = self._tails.get(feed.series)
             if (
@@ -142,6 +142,7 @@ class Filler:
                 and kept.start_ms <= start_ms
                 and timeframe.floor(kept.asked_at_ms) == timeframe.floor(now_ms)
             ):
+                self._spared(feed, has_waited=has_waited)
                 return [bar for bar in kept.bars if bar[0] >= start_ms]
             bars: list[Bar] = []
             cursor, end_ms = start_ms, timeframe.end(now_ms)
@@ -154,10 +155,11 @@ class Filler:
 
     async def _page(self, feed: Feed, span: TimeRange, turn: Turn) -> _Page:
         """The first page of what `span` lacks, fetched and stored unless others have done it."""
-        async with self._locks.hold(feed.series, span):
+        async with self._locks.hold(feed.series, span) as has_waited:
             stored = await self._storage.read(feed.series, span, limit=0)
             missing = subtract(span, proven(stored.coverage))
             if not missing or missing[0].start_ms > span.start_ms:
+                self._spared(feed, has_waited=has_waited)
                 return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
             try:
                 return await self._fetch(feed, missing[0], turn)
@@ -216,6 +218,11 @@ class Filler:
         except StorageFailed as error:
             # Whoever asked gets what is stored all the same, and hears why there is no more.
             log.warning("failure not kept series=%s reason=%s", feed.series, error.message)
+
+    def _spared(self, feed: Feed, *, has_waited: bool) -> None:
+        """Counts a call that another caller has made meanwhile."""
+        if has_waited:
+            self._metrics.reads_coalesced.labels(feed.provider.name).inc()
 
     def _keep_tail(self, series: Series, tail: _Tail) -> None:
         self._tails.pop(series, None)

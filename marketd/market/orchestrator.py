@@ -15,7 +15,7 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.market.history import History, HistoryRead
 from marketd.plugins.feed import Feed
-from marketd.plugins.provider import BACKGROUND, Turn
+from marketd.plugins.guard import BACKGROUND, Turn
 from marketd.streaming.needs import PastBars
 
 # Base bars read at once, and the most of them that one bar may be made of (a year of minutes fits).

@@ -11,14 +11,15 @@ from urllib.parse import urlencode
 from marketd.backfill.job import Wanted
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap
-from marketd.domain.errors import UnknownMarket
+from marketd.domain.errors import UnknownMarket, Unsupported
 from marketd.domain.fill import Fill, fill
 from marketd.domain.instrument import Instrument, Series, SymbolInfo
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.domain.token import pack, unpack, unpack_time
 from marketd.market.orchestrator import Bars, DataOrchestrator
-from marketd.plugins.feed import Feed
+from marketd.market.tick_pages import TickPages, TicksPage
+from marketd.plugins.feed import Feed, TickFeed
 from marketd.plugins.loader import PluginLoader
 from marketd.plugins.provider import Provider
 
@@ -77,9 +78,12 @@ class SymbolsPage(NamedTuple):
 class MarketService:
     """What the routes and the stream ask."""
 
-    def __init__(self, loader: PluginLoader, orchestrator: DataOrchestrator) -> None:
+    def __init__(
+        self, loader: PluginLoader, orchestrator: DataOrchestrator, tick_pages: TickPages
+    ) -> None:
         self._loader = loader
         self._orchestrator = orchestrator
+        self._tick_pages = tick_pages
 
     def markets(self) -> dict[str, list[str]]:
         """Every market, with the names of its providers."""
@@ -159,6 +163,24 @@ class MarketService:
         settled = how is None and not found.gaps and found.reach.end_ms <= settled_ms
         stable = Stable(feed.series, found.reach) if settled else None
         return BarsPage(found.bars, filled, found.gaps, token, stable)
+
+    async def tick_feed(self, instrument: Instrument) -> TickFeed:
+        """An instrument's trades; NotFound, or Unsupported where the provider tells none."""
+        provider = self._loader.provider(instrument.provider)
+        await provider.symbol(instrument.market, instrument.symbol)
+        if not (provider.streams_ticks or provider.has_tick_history):
+            raise Unsupported(f"{provider.name} has no trades.")
+        return TickFeed(provider, instrument)
+
+    async def ticks(self, instrument: Instrument, window: Window) -> TicksPage:
+        """One page of trades; see TickPages.page."""
+        return await self._tick_pages.page(
+            await self.tick_feed(instrument),
+            since=window.since,
+            before=window.before,
+            limit=window.limit,
+            page_token=window.page_token,
+        )
 
     async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
         """What of the range is not proven, and why; asks nobody."""

@@ -94,10 +94,17 @@ class MarketPlugin(ABC):
         self.clock = context.clock
 
     async def open(self) -> None:  # noqa: B027 - most plugins have nothing to open
-        """Connects, and tests settings and keys. Raises what is wrong as ProviderFailed."""
+        """Connects, and tests settings and keys. Raises what is wrong as ProviderFailed.
+
+        Called once, when somebody first needs the provider.
+        """
 
     async def close(self) -> None:  # noqa: B027
-        """Frees what `open` took. Called once, also when `open` failed half-way."""
+        """Frees what `open` took. Called once, also when `open` failed half-way.
+
+        No call is under way then. After it another object of the class may be made and opened; of this
+        one only what it declares is read.
+        """
 
     def timeframes_of(self, symbol: str) -> Sequence[Timeframe]:
         """The base timeframes of one symbol; override where they are not the same for all."""

@@ -1,4 +1,4 @@
-"""A base series of a provider: what everything that reads or follows bars is handed."""
+"""A base series or a tape of a provider: what everything that reads or follows them is handed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from marketd.domain.instrument import Series
+from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarStreams
 from marketd.plugins.provider import Provider
@@ -23,6 +23,14 @@ class Present(NamedTuple):
     now_ms: int
     closed_end_ms: int
     settled_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TickFeed:
+    """An instrument's trades and where they come from."""
+
+    provider: Provider
+    instrument: Instrument
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ and costs nothing but itself.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -23,7 +25,8 @@ from marketd.domain.errors import ConfigError, NotReady, UnknownProvider
 from marketd.metrics import Metrics
 from marketd.plugins import hookspecs
 from marketd.plugins.base import MarketPlugin, PluginContext
-from marketd.plugins.provider import Limiter, Provider
+from marketd.plugins.instance import Limiter, Source
+from marketd.plugins.provider import Provider
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ class PluginLoader:
         self.failed_providers: dict[str, str] = {}
         self._classes: dict[str, type[MarketPlugin]] = {}
         self._defaults: dict[str, ProviderConfig] = {}
+        self._configs: dict[str, ProviderConfig] = {}
+        self._former: dict[str, Provider] = {}
         self._clock = clock
         self._upstream = upstream
         self._metrics = metrics
@@ -80,23 +85,47 @@ class PluginLoader:
         for report in failed:
             log.error("plugin failed plugin=%s reason=%s", report.name, report.error)
         self._metrics.plugins_failed.set(len(failed))
-        added = [one for one in self._defaults.values() if defaults and one.name not in configs]
-        for config in (*configs.values(), *added):
+        for name, config in self._wanted(configs, defaults=defaults).items():
+            self._configs[name] = config
             try:
-                plugin = self._make(config)
-            except ConfigError as error:
-                log.error("provider failed provider=%s reason=%s", config.name, error.message)  # noqa: TRY400
-                self.failed_providers[config.name] = error.message
-                self._metrics.provider_up.labels(config.name).set(0)
-            else:
-                self.providers[config.name] = Provider(
-                    config.name,
-                    plugin,
-                    upstream=self._upstream,
-                    metrics=self._metrics,
-                    limiter=self._limiter(_limit_key(config)),
-                    rate_limit=config.rate_limit,
+                self.providers[name] = Provider(
+                    name, self._source(config), upstream=self._upstream, metrics=self._metrics
                 )
+            except ConfigError as error:
+                log.error("provider failed provider=%s reason=%s", name, error.message)  # noqa: TRY400
+                self.failed_providers[name] = error.message
+                self._metrics.provider_up.labels(name).set(0)
+
+    async def reload(self, configs: Mapping[str, ProviderConfig], *, defaults: bool = False) -> set[str]:
+        """Sets up what is new or different, gives up what is gone, and gives the names of both.
+
+        What is as it was goes on untouched. Raises ConfigError, with nothing changed, if one of the new
+        or different ones cannot be set up. Returns when former plugins are closed.
+        """
+        wanted = self._wanted(configs, defaults=defaults)
+        changed = {name: one for name, one in wanted.items() if self._configs.get(name) != one}
+        problems = []
+        for config in changed.values():
+            try:
+                self._make(config)
+            except ConfigError as error:
+                problems.append(error.message)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        gone = self._configs.keys() - wanted.keys()
+        self._configs = wanted
+        endings = [self._take_away(name) for name in gone]
+        endings += [self._put(name, self._source(config)) for name, config in changed.items()]
+        await asyncio.gather(*endings)
+        return gone | changed.keys()
+
+    async def close_idle(self, idle_s: float) -> None:
+        """Closes the plugin of every provider that nobody has needed for so long."""
+        await asyncio.gather(*(one.close_if_idle(idle_s) for one in self.providers.values()))
+
+    async def close(self) -> None:
+        """Closes every plugin."""
+        await asyncio.gather(*(provider.close() for provider in self.providers.values()))
 
     def provider(self, name: str) -> Provider:
         """The provider that the configuration calls `name`.
@@ -116,6 +145,33 @@ class PluginLoader:
             for market in provider.plugin.markets:
                 markets.setdefault(market, []).append(name)
         return dict(sorted(markets.items()))
+
+    def _wanted(
+        self, configs: Mapping[str, ProviderConfig], *, defaults: bool
+    ) -> dict[str, ProviderConfig]:
+        added = self._defaults if defaults else {}
+        return {**configs, **{name: one for name, one in added.items() if name not in configs}}
+
+    def _source(self, config: ProviderConfig) -> Source:
+        limiter = self._limiter(_limit_key(config))
+        return Source(partial(self._make, config), limiter, config.rate_limit)
+
+    async def _take_away(self, name: str) -> None:
+        self.failed_providers.pop(name, None)
+        provider = self.providers.pop(name, None)
+        if provider is not None:
+            self._former[name] = provider
+            await provider.remove()
+
+    async def _put(self, name: str, source: Source) -> None:
+        self.failed_providers.pop(name, None)
+        # Whoever follows a series of a former one by this name still holds that very provider.
+        known = self.providers.get(name) or self._former.pop(name, None)
+        if known is None:
+            self.providers[name] = Provider(name, source, upstream=self._upstream, metrics=self._metrics)
+        else:
+            self.providers[name] = known
+            await known.replace(source)
 
     def _register(self, manager: pluggy.PluginManager, entry: EntryPoint) -> PluginReport:
         package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar
-from marketd.domain.errors import MarketdError
+from marketd.domain.errors import LimitExceeded, MarketdError
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
@@ -78,6 +79,7 @@ class SubscriptionService:
         linger_ms: int,
         stall_ms: int,
         ring: int,
+        most_streams: int,
     ) -> None:
         self._history = history
         self._storage = storage
@@ -86,10 +88,20 @@ class SubscriptionService:
         self._linger_s = linger_ms / 1000
         self._stall_ms = stall_ms
         self._ring_size = ring
+        self._most_streams = most_streams
+        self._count = 0
         self._broadcast = BroadcastManager(metrics)
         self._pages = Pages(history)
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
+
+    def check_room(self, feeds: Mapping[Series, Feed]) -> None:
+        """LimitExceeded if these streams, each with the feed behind it, would be too many."""
+        new = sum(not self._is_followed(series, feed) for series, feed in feeds.items())
+        if self._count + new > self._most_streams:
+            raise LimitExceeded(
+                f"All clients together may follow {self._most_streams} streams (max_streams)."
+            )
 
     def subscribe(self, feed: Feed, subscription: Subscription, resume: Cursor | None = None) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
@@ -159,6 +171,10 @@ class SubscriptionService:
             if change is None or change.series == series:
                 upstream.worker.changed(change)
 
+    def _is_followed(self, series: Series, feed: Feed) -> bool:
+        upstream = self._upstreams.get(feed.series)
+        return upstream is not None and series in upstream.streams
+
     def _follow(self, feed: Feed) -> _Upstream:
         upstream = _Upstream(feed)
         upstream.worker = SeriesWorker(
@@ -177,8 +193,17 @@ class SubscriptionService:
         """The stream of `series`: the base itself, or one that is made of it."""
         next_ms = upstream.worker.next_ms
         bucket = TimeRange(series.timeframe.floor(next_ms), next_ms)
-        stream = Stream(series, bucket.start_ms, self._broadcast, ring_size=self._ring_size)
+        provider = upstream.feed.provider
+        lag = self._metrics.stream_lag.labels(provider.name)
+        stream = Stream(
+            series,
+            bucket.start_ms,
+            self._broadcast,
+            ring_size=self._ring_size,
+            on_written=lambda closed_ms: lag.observe((provider.now_ms() - closed_ms) / 1000),
+        )
         upstream.streams[series] = stream
+        self._count += 1
         if series != upstream.feed.series:
             stream.deriver = Deriver(series.timeframe, next_ms, emit=stream.take, revise=stream.revise)
             work = partial(self._supply, upstream.feed, stream, stream.deriver, bucket)
@@ -217,6 +242,7 @@ class SubscriptionService:
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]
+        self._count -= 1
         if stream.task is not None:
             stream.task.cancel()
         if not upstream.streams:

@@ -71,9 +71,10 @@ class SeriesWorker:
 
     async def run(self) -> None:
         """Follows until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._corrections.run())
-            await self._keep_following()
+        with self._feed.provider.lease():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._corrections.run())
+                await self._keep_following()
 
     async def _keep_following(self) -> None:
         """When the provider fails, says so, waits and begins again."""

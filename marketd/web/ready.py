@@ -60,6 +60,14 @@ class ReadyAnswers:
             if change is None or not self._answers[question].of.reach.clip(change.span).is_empty:
                 self._drop(question)
 
+    def forget(self, provider: str) -> None:
+        """Gives up every answer about a provider: there may be another one by its name."""
+        self.changes += 1
+        for series, questions in list(self._of_series.items()):
+            if series.instrument.provider == provider:
+                for question in list(questions):
+                    self._drop(question)
+
     def _drop(self, question: str) -> None:
         answer = self._answers.pop(question, None)
         if answer is None:

@@ -190,6 +190,16 @@ class OhlcvQuery(SeriesQuery):
     )
 
 
+class TicksQuery(Ordered):
+    market = market_field(required=True)
+    provider = provider_field(required=True)
+    symbol = symbol_field(required=True)
+    since = Time("The first trades at or after this time; without it, the last ones.")
+    before = Time("Trades before this time; without it, up to now.")
+    limit = Limit("The most trades of the answer.")
+    page_token = page_token_field()
+
+
 class GapsQuery(SeriesQuery):
     since = Time("Where to look from; without it, as far back as history goes.")
     before = Time("Where to look to; without it, up to now.")
@@ -278,7 +288,7 @@ class MarketsOut(Schema):
 
 
 class HealthOut(Schema):
-    state = fields.String(required=True, validate=validate.OneOf(["opening", "up", "down"]))
+    state = fields.String(required=True, validate=validate.OneOf(["idle", "opening", "up", "down"]))
     message = fields.String(required=True)
 
 
@@ -333,6 +343,24 @@ class GapsOut(Schema):
 
 # NaN and the infinities are text: JSON has no number for them.
 _NUMBER = {"anyOf": [{"type": ["number", "null"]}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+
+
+# No schema tells the five apart by their place.
+_OF_TICK = {"type": ["integer", "number", "string"]}
+
+
+class TicksOut(Schema):
+    market = fields.String(required=True)
+    provider = fields.String(required=True)
+    symbol = fields.String(required=True)
+    ticks = fields.List(
+        fields.Raw(metadata={"type": "array", "items": _OF_TICK, "minItems": 5, "maxItems": 5}),
+        required=True,
+        metadata={"description": "[time, price, size, side, id], ascending by time."},
+    )
+    complete = fields.Boolean(required=True)
+    gaps = fields.List(fields.Nested(GapOut), required=True)
+    next_page_token = fields.String(required=True, allow_none=True)
 
 
 class OhlcvOut(Schema):

@@ -56,6 +56,12 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def configure(self, providers: str) -> None:
+        """Writes other providers into its configuration and has it read that again."""
+        head, _, _ = self._config.read_text("utf-8").partition("[providers.")
+        self._config.write_text(head + providers, encoding="utf-8")
+        self.signal(signal.SIGHUP)
+
     def limit_files(self, size: int) -> None:
         """Lets no file that the process writes grow beyond `size` from now on: its disk is full."""
         _, most = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
@@ -64,6 +70,16 @@ class Process:
     async def ended(self) -> int:
         """The exit code, once the process has ended."""
         return await asyncio.wait_for(self._process.wait(), START_S)
+
+    async def logged(self, text: str) -> str:
+        """The next line of the log that holds `text`; those before it are gone."""
+        assert self._process.stderr is not None
+        async with asyncio.timeout(START_S):
+            while True:
+                line = (await self._process.stderr.readline()).decode()
+                assert line, "the daemon ended"
+                if text in line:
+                    return line
 
     async def log(self) -> str:
         """Everything on standard error, once the process has ended."""

@@ -17,8 +17,9 @@ from marketd.domain.timeframe import DAY_MS, Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.market.history import History, HistoryRead
 from marketd.metrics import Metrics
-from marketd.plugins import MarketHours, PluginContext
+from marketd.plugins import MarketHours, MarketPlugin, PluginContext
 from marketd.plugins.feed import Feed
+from marketd.plugins.provider import Provider
 from marketd.plugins.sim.plugin import SimPlugin
 from marketd.storage.sqlite import SQLiteStorage
 
@@ -43,6 +44,12 @@ class Confused(ScriptedPlugin, MarketHours):
 
     def closed(self, symbol: str, since: int, before: int) -> Any:
         return [("Monday", None)]
+
+
+async def opened(plugin: MarketPlugin) -> Provider:
+    provider = provider_of(plugin)
+    await provider.open()
+    return provider
 
 
 def fail(_: Sequence[Bar]) -> None:
@@ -189,7 +196,8 @@ async def test_a_failure_is_written_once_however_often_it_comes(storage: SQLiteS
 
 async def test_no_provider_is_asked_for_bars_of_a_closed_market(storage: SQLiteStorage) -> None:
     plugin = scripted(BARS, now_ms=START + 600 * M, cls=Hours)
-    feed = feed_of(provider_of(plugin))
+    provider = await opened(plugin)
+    feed = feed_of(provider)
     history = History(storage, Metrics())
     for start, end in ((12, 60), (20, 50), (0, 60), (130, 150)):
         assert (await read(history, feed, start, end)).gaps == []
@@ -206,7 +214,7 @@ async def test_one_page_goes_across_many_sessions(storage: SQLiteStorage) -> Non
         [bar(hour * 60 + m) for hour in range(9) for m in range(10)], now_ms=START + DAY_MS
     )
     plugin = Hours(plugin.context, plugin.bars, plugin.timeframes)
-    found = await read(History(storage, Metrics()), feed_of(provider_of(plugin)), 0, 540)
+    found = await read(History(storage, Metrics()), feed_of(await opened(plugin)), 0, 540)
     assert (found.bars, found.gaps) == (plugin.bars, [])
     assert plugin.calls == [minutes(0, 490)]
     assert [one.reason for one in await coverage(storage)] == [Reason.DATA, Reason.CLOSED] * 9
@@ -215,14 +223,14 @@ async def test_one_page_goes_across_many_sessions(storage: SQLiteStorage) -> Non
 async def test_where_a_calendar_is_wrong_the_bar_is_right(storage: SQLiteStorage) -> None:
     bars = [*BARS, bar(30), bar(60)]
     plugin = scripted(bars, now_ms=START + 600 * M, cls=Hours)
-    found = await read(History(storage, Metrics()), feed_of(provider_of(plugin)), 0, 70)
+    found = await read(History(storage, Metrics()), feed_of(await opened(plugin)), 0, 70)
     assert found.bars == bars
     assert await coverage(storage) == [of(0, 70, Reason.DATA)]
 
 
 async def test_a_closed_market_has_no_forming_bar_to_ask_for(storage: SQLiteStorage) -> None:
     plugin = scripted(BARS, now_ms=START + 30 * M + 5_000, cls=Hours)
-    found = await read(History(storage, Metrics()), feed_of(provider_of(plugin)), 0, 31)
+    found = await read(History(storage, Metrics()), feed_of(await opened(plugin)), 0, 31)
     assert (found.bars, found.gaps) == (BARS, [])
     assert plugin.calls == [minutes(0, 10)]
 
@@ -231,7 +239,7 @@ async def test_a_plugin_that_is_confused_about_its_hours_costs_its_own_requests(
     storage: SQLiteStorage,
 ) -> None:
     plugin = scripted(BARS, now_ms=START + 600 * M, cls=Confused)
-    provider = provider_of(plugin)
+    provider = await opened(plugin)
     found = await read(History(storage, Metrics()), feed_of(provider), 0, 10)
     assert found.gaps == [of(0, 10, Reason.FEED_DOWN)]
     assert isinstance(found.failure, ProviderFailed)
@@ -240,8 +248,7 @@ async def test_a_plugin_that_is_confused_about_its_hours_costs_its_own_requests(
 
 async def test_a_weekend_of_the_simulated_exchange_costs_no_call(storage: SQLiteStorage) -> None:
     friday, weekend = 1_709_856_000_000, 1_709_942_400_000  # 2024-03-08 and the day after
-    provider = provider_of(SimPlugin(PluginContext("test", ManualClock(weekend + 2 * DAY_MS))))
-    await provider.open()
+    provider = await opened(SimPlugin(PluginContext("test", ManualClock(weekend + 2 * DAY_MS))))
     calls = provider._metrics.fetch_seconds.labels("test")
     history = History(storage, Metrics())
     for timeframe in (MINUTE, DAY):

@@ -41,6 +41,7 @@ class Client:
             self._sink,
             Postman(metrics),
             most_bytes=1_000_000,
+            patience_s=PATIENCE_S,
             overflow=self._cut,
             metrics=metrics,
         )
@@ -91,6 +92,7 @@ class World:
             linger_ms=20,
             stall_ms=30_000,
             ring=RING,
+            most_streams=100,
         )
 
     def client(self) -> Client:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from alpaca_standin import HOUR, KEY, MINUTE, NOW, SECRET, Alpaca, row_of
 
-from marketd.client import BarUpdate, MarketdClient, Snapshot, Status
+from marketd.client import BarUpdate, MarketdClient, MarketdClientError, Snapshot, Status
 from marketd.clock import ManualClock, SystemClock
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
@@ -171,13 +171,10 @@ async def test_an_expired_key_is_told_in_no_log_and_the_rest_is_served(
     alpaca, clock = fast
     with caplog.at_level("DEBUG"):
         async with running(alpaca, clock, key="PK-EXPIRED") as client:
-            state = "opening"
-            while state == "opening":
-                ready = await client.ready()
-                (found,) = (one for one in ready["providers"] if one["provider"] == "x")
-                state = found["state"]
-                await asyncio.sleep(0.01)
-            assert state == "down"
+            with pytest.raises(MarketdClientError, match="key refused by the provider"):
+                await anext(client.symbols("crypto", "x"))
+            (found,) = (one for one in (await client.ready())["providers"] if one["provider"] == "x")
+            assert found["state"] == "down"
             assert "key refused by the provider" in found["message"]
             assert len(alpaca.asked) == 1
             assert (await client.ohlcv("crypto", "sim", "BTC/USD", "1m", limit=5)).complete

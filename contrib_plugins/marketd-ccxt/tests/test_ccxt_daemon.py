@@ -47,14 +47,11 @@ class House:
         return bars
 
     async def state(self) -> dict[str, str]:
-        """The state of `x`, once it is not opening any more."""
-        async with asyncio.timeout(10):
-            while True:
-                _, ready = await self.get("/readyz")
-                (state,) = (one for one in ready["providers"] if one["provider"] == "x")
-                if state["state"] != "opening":
-                    return dict(state)
-                await asyncio.sleep(0.02)
+        """The state of `x`, once it has been needed."""
+        await self.get("/api/v1/symbols", market="crypto", provider="x")
+        _, ready = await self.get("/readyz")
+        (state,) = (one for one in ready["providers"] if one["provider"] == "x")
+        return dict(state)
 
     @asynccontextmanager
     async def following(self, timeframe: str, **more: Any) -> AsyncIterator[Follower]:

@@ -1,4 +1,4 @@
-"""Markets, providers, symbols, bars and gaps."""
+"""Markets, providers, symbols, bars, trades and gaps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from marketd.encoding import to_json
 from marketd.market.service import SeriesName, Window
 from marketd.plugins.provider import Provider
 from marketd.web import schemas
-from marketd.web.formats import ARROW, CSV, JSON, Answer, chosen, gaps_out, respond
+from marketd.web.formats import ARROW, CSV, JSON, Answer, TicksAnswer, chosen, gaps_out, respond
 from marketd.web.keys import MARKET, SUBSCRIPTIONS
 from marketd.web.ready import STABLE
 from marketd.web.validation import QUERY, operation
@@ -93,6 +93,28 @@ async def get_ohlcv(request: web.Request) -> web.Response:
     if page.stable is not None:
         request[STABLE] = page.stable
     return await respond(kind, Answer(name, page))
+
+
+@operation(
+    "ticks",
+    "Trades of an instrument",
+    query=schemas.TicksQuery,
+    answers={200: (schemas.TicksOut, "Trades, ascending by time.")},
+    description="The first trades from `since`, or the last ones before `before`: the stored ones, and "
+    "what the provider's own history has, if it has one. What was neither followed nor fetched is "
+    "listed in `gaps`, and `complete` is false then. A trade is time, price, size, the taker's side and "
+    "the provider's id; side and id may be empty. "
+    "`Accept: text/csv` or `application/vnd.apache.arrow.stream` gives other formats: there the headers "
+    "Marketd-Complete and Marketd-Next-Page-Token say the rest.",
+    produces=(JSON, CSV, ARROW),
+)
+async def get_ticks(request: web.Request) -> web.Response:
+    kind = chosen(",".join(request.headers.getall("Accept", [])))
+    query = request[QUERY]
+    instrument = Instrument(query["market"], query["provider"], query["symbol"])
+    window = Window(query.get("since"), query.get("before"), query["limit"], query.get("page_token"))
+    page = await request.app[MARKET].ticks(instrument, window)
+    return await respond(kind, TicksAnswer(instrument, page))
 
 
 @operation(
