@@ -3,7 +3,8 @@
 `MARKETD_SERVER__PORT=9000` wins over `port` of `[server]`, and `MARKETD_PROVIDERS__SIM__SEED=2` over
 `seed` of `[providers.sim]`: two underscores between the parts, which are lower case in the file. A
 plugin's own setting is read from its variable as TOML (`2`, `true`, `["a"]`), and is text where it is
-none; a credential is always text. No other file reads the environment.
+none; a credential is always text. A file `providers.alpaca.key` among systemd's credentials is the
+credential `key` of `[providers.alpaca]`. No other file reads the environment.
 """
 
 # ruff: noqa: RUF009 - `setting` makes a dataclass field
@@ -23,6 +24,7 @@ from platformdirs import user_data_path
 from marketd.domain.errors import ConfigError
 from marketd.domain.rate_limit import RateLimit
 from marketd.kept import KeptConfig, read_kept
+from marketd.secret_files import secret_files
 from marketd.settings import (
     ByteCount,
     Kind,
@@ -153,13 +155,22 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True)
 class RedisConfig:
-    """What several processes share: the rate limits of the providers that they use with one key."""
+    """What several processes share: rate limits, and, over one PostgreSQL, who follows what live."""
 
     url: str = setting(
         text("a Redis URL, redis://host:port/db, rediss://… (TLS) or unix:///path", _is_redis),
         "",
         "redis://[user:password@]host:port/db, rediss://… (TLS) or unix:///path; empty for none.",
         is_secret=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Bars kept near at hand, beside the database."""
+
+    memory: ByteCount = setting(
+        size(), "32MB", "The most memory that bars asked for again and again may take."
     )
 
 
@@ -196,8 +207,25 @@ class StreamConfig:
 
     heartbeat: Millis = setting(duration(), "20s", "How often a client is pinged.")
     outbox: ByteCount = setting(size(), "1MB", "How much may wait for one client before it is cut.")
+    patience: Millis = setting(
+        duration(), "5s", "How long a client may take nothing of what waits for it before it is cut."
+    )
+    max_clients: int = setting(whole(1, 10_000_000), 10_000, "The most clients at once.")
+    max_clients_per_address: int = setting(
+        whole(1, 10_000_000),
+        1000,
+        "The most clients from one address; behind a proxy all of them come from its address.",
+    )
+    max_streams: int = setting(
+        whole(1, 10_000_000), 10_000, "The most different streams that all clients together follow."
+    )
     max_subscriptions: int = setting(whole(1, 1_000_000), 1000, "The most streams of one client.")
     max_symbols: int = setting(whole(1, 1_000_000), 100, "The most symbols in one subscribe message.")
+    max_rate: int = setting(
+        whole(1, 1_000_000),
+        100,
+        "The most messages a second that a client may send, on average over ten seconds.",
+    )
     max_message: ByteCount = setting(size(), "1MB", "The largest message that a client may send.")
     stall: Millis = setting(
         duration(),
@@ -261,6 +289,7 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     redis: RedisConfig = field(default_factory=RedisConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -396,6 +425,10 @@ class _Reading:
             self._plugins_may_add = True
             for default in Config().providers.values():
                 self._providers[default.name] = {"plugin": default.plugin, **default.settings}
+        if folder := environ.get("CREDENTIALS_DIRECTORY"):
+            for secret in secret_files(Path(folder)):
+                path = [secret.provider, "credentials", secret.key]
+                self._override(bare(secret.name), path, secret.text, named)
         for variable, path in of_providers:
             self._override(bare(variable), path, environ[variable], named)
 

@@ -18,18 +18,20 @@ class RangeLocks:
         self._held: dict[Series | Instrument, list[_Hold]] = {}
 
     @asynccontextmanager
-    async def hold(self, series: Series | Instrument, span: TimeRange) -> AsyncIterator[None]:
-        """Holds `span`, once nobody holds a part of it."""
+    async def hold(self, series: Series | Instrument, span: TimeRange) -> AsyncIterator[bool]:
+        """Holds `span`, once nobody holds a part of it; gives True if that had to be waited for."""
+        has_waited = False
         while True:
             held = self._held.get(series, [])
             other = next((one for one in held if not one.span.clip(span).is_empty), None)
             if other is None:
                 break
+            has_waited = True
             await other.released.wait()
         mine = _Hold(span, asyncio.Event())
         self._held.setdefault(series, []).append(mine)
         try:
-            yield
+            yield has_waited
         finally:
             self._held[series].remove(mine)
             if not self._held[series]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import MarketdError, Unsupported
+from marketd.domain.errors import LimitExceeded, MarketdError, Unsupported
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import MAX_MS, TimeRange
 from marketd.metrics import Metrics
@@ -83,6 +83,7 @@ class TapeService:
         linger_ms: int,
         stall_ms: int,
         ring: int,
+        most_streams: int,
         request_timeout_ms: int,
     ) -> None:
         self._tapes = tapes
@@ -92,8 +93,16 @@ class TapeService:
         self._linger_s = linger_ms / 1000
         self._stall_ms = stall_ms
         self._ring_size = ring
+        self._most_streams = most_streams
         self._request_timeout_s = request_timeout_ms / 1000
         self._upstreams: dict[Instrument, _Upstream] = {}
+
+    def check_room(self, instruments: Collection[Instrument]) -> None:
+        """LimitExceeded if the trades of these, too, would be too many to follow."""
+        if len(self._upstreams.keys() | set(instruments)) > self._most_streams:
+            raise LimitExceeded(
+                f"All clients together may follow {self._most_streams} tapes (max_streams)."
+            )
 
     def subscribe(
         self, feed: TickFeed, subscription: TapeSubscription, resume: Cursor | None = None

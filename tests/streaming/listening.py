@@ -1,4 +1,4 @@
-"""The far end of an outbox: a sink that reads the frames it is given, and a client that has one."""
+"""The far end of an outbox: a sink that reads the frames it is given."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from marketd.domain.bar import Bar
-from marketd.metrics import Metrics
 from marketd.streaming.messages import Format
-from marketd.streaming.outbox import Outbox, Postman
-
-PATIENCE_S = 5
 
 
 def payloads(data: bytes) -> list[bytes]:
@@ -55,6 +50,9 @@ class Sink:
     def is_full(self) -> bool:
         return not self._has_room.is_set()
 
+    def held(self) -> int:
+        return 0 if self._has_room.is_set() else 1
+
     async def drain(self) -> None:
         await self._has_room.wait()
 
@@ -65,42 +63,3 @@ class Sink:
         self._written.clear()
         writes, self.writes = self.writes, []
         return [json.loads(payload) for data in writes for payload in payloads(data)]
-
-
-class Client:
-    """A subscriber whose messages the test reads."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._sink = Sink()
-        self.is_cut = False
-        self.outbox = Outbox(
-            Format.JSON,
-            self._sink,
-            Postman(metrics),
-            most_bytes=1_000_000,
-            overflow=self._cut,
-            metrics=metrics,
-        )
-        self._read: list[dict[str, Any]] = []
-
-    async def next(self, kind: str | None = None) -> dict[str, Any]:
-        """The next message, or the next of a type, leaving out those before it."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                while self._read:
-                    message = self._read.pop(0)
-                    if kind is None or message["type"] == kind:
-                        return message
-                self._read += await self._sink.take()
-
-    async def closed(self, count: int) -> list[Bar]:
-        """The next closed bars."""
-        bars: list[Bar] = []
-        while len(bars) < count:
-            message = await self.next("bar")
-            if message["closed"]:
-                bars.append(tuple(message["bar"]))
-        return bars
-
-    def _cut(self) -> None:
-        self.is_cut = True

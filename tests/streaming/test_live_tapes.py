@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listening import Client
 from scripted import INSTRUMENT, START, RememberingPlugin, TickingPlugin, bar, provider_of, scripted
+from world import Client
 
 from marketd.clock import ManualClock
 from marketd.domain.bar import Bar, Tick
@@ -57,6 +57,7 @@ class World:
             linger_ms=20,
             stall_ms=STALL,
             ring=5,
+            most_streams=10,
             request_timeout_ms=2_000,
         )
 

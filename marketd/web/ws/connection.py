@@ -25,11 +25,12 @@ from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeJoined, TapeService
 from marketd.supervisor import cancel_all
 from marketd.web.ws.commands import decode, validated
+from marketd.web.ws.limits import MessageRate
 
 log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
-_PARTING_S = 5.0
+_PARTING_S = 3.0
 
 
 class _Followed(NamedTuple):
@@ -66,9 +67,11 @@ class Connection:
             self._wire,
             postman,
             most_bytes=limits.outbox,
+            patience_s=limits.patience / 1000,
             overflow=self._cut,
             metrics=metrics,
         )
+        self._rate = MessageRate(limits.max_rate)
         self._cutting: asyncio.Task[None] | None = None
         self._followed: dict[Series | Instrument, _Followed] = {}
 
@@ -96,9 +99,22 @@ class Connection:
         self._outbox.close()
         await self._socket.close(code=code, message=reason.encode())
 
+    @property
+    def queued(self) -> int:
+        """How many bytes wait for the client to take them."""
+        return self._outbox.waiting + self._wire.held()
+
+    def too_big(self) -> None:
+        """Says, ahead of the goodbye, why it comes: the client has sent too large a message."""
+        most = self._limits.max_message
+        self._refuse("", LimitExceeded.code, f"A message may have {most} bytes (max_message).")
+        self._outbox.write()
+        self._outbox.close()
+
     async def _obey(self, data: str | bytes) -> None:
         command_id = ""
         try:
+            self._rate.take()
             raw = decode(data, self._format)
             found = raw.get("id")
             command_id = found[:64] if isinstance(found, str) else ""
@@ -127,6 +143,7 @@ class Connection:
         # All of the streams that a command names, with the base series behind each, or an error.
         streams = {name.series(): await self._market.feed(name) for name in _named(command)}
         since, resume = self._admitted(command, streams)
+        self._subscriptions.check_room(streams)
         joins = []
         told = []
         for series, feed in streams.items():
@@ -146,6 +163,7 @@ class Connection:
     async def _subscribe_ticks(self, command: dict[str, Any]) -> None:
         feeds = {one: await self._market.tick_feed(one) for one in _instruments(command)}
         since, resume = self._admitted(command, feeds)
+        self._tapes.check_room(feeds)
         joins = []
         told = []
         for instrument, feed in feeds.items():
@@ -282,7 +300,10 @@ class _Wire:
             self._transport.write(data)
 
     def is_full(self) -> bool:
-        return self._transport.get_write_buffer_size() > self._most_bytes
+        return self.held() > self._most_bytes
+
+    def held(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     async def drain(self) -> None:
         await self._writer.drain()
