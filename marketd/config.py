@@ -153,7 +153,7 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True)
 class RedisConfig:
-    """What several processes share: the rate limits of the providers that they use with one key."""
+    """What several processes share: rate limits, and, over one PostgreSQL, who follows what live."""
 
     url: str = setting(
         text("a Redis URL, redis://host:port/db, rediss://… (TLS) or unix:///path", _is_redis),

@@ -35,12 +35,16 @@ class TickFeed:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A base series and where it comes from. No bar of it lies outside `life`."""
+    """A base series and where it comes from. No bar of it lies outside `life`.
+
+    What is stored for a node that leads the series is stored with its `fence` (see Storage.lead).
+    """
 
     provider: Provider
     series: Series
     params: Mapping[str, Any]
     life: TimeRange
+    fence: int | None = None
 
     @property
     def is_streamed(self) -> bool:

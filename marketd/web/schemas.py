@@ -480,9 +480,22 @@ class ProviderStateOut(Schema):
     message = fields.String(required=True)
 
 
+class NodesOut(Schema):
+    state = fields.String(
+        required=True,
+        validate=validate.OneOf(["one", "together", "alone"]),
+        metadata={
+            "description": "Whether this is one node, or divides what it follows with others, or would "
+            "and is cut off from them."
+        },
+    )
+    message = fields.String(required=True, metadata={"description": "Why it is alone, or empty."})
+
+
 class ReadyOut(Schema):
     status = fields.String(required=True, validate=validate.OneOf(["ready", "not_ready"]))
     message = fields.String(required=True, metadata={"description": "Why not, or empty."})
+    nodes = fields.Nested(NodesOut, required=True)
     plugins = fields.List(fields.Nested(PluginOut), required=True)
     providers = fields.List(fields.Nested(ProviderStateOut), required=True)
 
