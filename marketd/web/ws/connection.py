@@ -252,7 +252,8 @@ class _Wire:
         return self._transport.get_write_buffer_size()
 
     async def drain(self) -> None:
-        await self._writer.drain()
+        # aiohttp has one future for all who wait: whoever is cancelled would cancel it for everybody.
+        await asyncio.shield(asyncio.ensure_future(self._writer.drain()))
 
     def abort(self) -> None:
         self._transport.abort()
