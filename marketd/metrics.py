@@ -154,6 +154,12 @@ class Metrics:
             "Installed plugins that could not be imported or registered.",
             registry=registry,
         )
+        self.extension_failures = Counter(
+            "marketd_extension_failures_total",
+            "Calls of a plugin's routes, or of its reaction to stored bars, that failed or took long.",
+            ["plugin"],
+            registry=registry,
+        )
         self.stream_clients = Gauge(
             "marketd_stream_clients", "WebSocket clients connected.", registry=registry
         )
@@ -167,6 +173,11 @@ class Metrics:
         )
         self.stream_upstreams = Gauge(
             "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
+        )
+        self.tape_upstreams = Gauge(
+            "marketd_tape_upstreams",
+            "Instruments whose trades are followed at a provider.",
+            registry=registry,
         )
         self.stream_led = Counter(
             "marketd_stream_leader_changes_total",
