@@ -18,6 +18,7 @@ _FAMILIES = {
     "idle": "start, memory, and memory of a client",
     "files": "a CSV file into the store and out of it",
     "depth": "a range out of 1 million and out of 50 million bars",
+    "depth_postgres": "the same in PostgreSQL, and against bare asyncpg",
 }
 
 

@@ -15,25 +15,26 @@ from pathlib import Path
 from bench.report import Row, alternate
 from bench.series import FIRST_MS, MINUTE_MS, build, other_series
 from marketd.domain.timerange import TimeRange
+from marketd.storage import Storage
 from marketd.storage.sqlite import SQLiteStorage
 
-_SERIES_BARS = 1_000_000
-_ASKED = 1_000
+SERIES_BARS = 1_000_000
+ASKED = 1_000
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     series, reads, rounds = (5, 100, 5) if quick else (50, 200, 11)
     small, large = scratch / "small.db", scratch / "large.db"
-    build(small, series=1, bars=_SERIES_BARS)
-    build(large, series=series, bars=_SERIES_BARS)
-    bytes_a_bar = large.stat().st_size / (series * _SERIES_BARS)
+    build(small, series=1, bars=SERIES_BARS)
+    build(large, series=series, bars=SERIES_BARS)
+    bytes_a_bar = large.stat().st_size / (series * SERIES_BARS)
     with asyncio.Runner() as runner:
         few, many = SQLiteStorage(small), SQLiteStorage(large)
         runner.run(few.open())
         runner.run(many.open())
         versus = alternate(
-            lambda: runner.run(_milliseconds(many, series, reads)),
-            lambda: runner.run(_milliseconds(few, 1, reads)),
+            lambda: runner.run(milliseconds(many, series, reads)),
+            lambda: runner.run(milliseconds(few, 1, reads)),
             rounds,
         )
         runner.run(few.close())
@@ -50,14 +51,14 @@ def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     yield Row(f"{series} million bars on disk", f"{bytes_a_bar:.1f} B a bar", "", "", "", "", None)
 
 
-async def _milliseconds(storage: SQLiteStorage, series: int, reads: int) -> float:
+async def milliseconds(storage: Storage, series: int, reads: int) -> float:
     """The mean time of one read."""
     dice = random.Random(1)  # noqa: S311 - nothing secret, and the same places each time
     started_s = time.perf_counter()
     for _ in range(reads):
-        start_ms = FIRST_MS + dice.randrange(_SERIES_BARS - _ASKED) * MINUTE_MS
-        span = TimeRange(start_ms, start_ms + _SERIES_BARS * MINUTE_MS)
-        stored = await storage.read(other_series(dice.randint(1, series)), span, limit=_ASKED)
-        if len(stored.bars) != _ASKED:
+        start_ms = FIRST_MS + dice.randrange(SERIES_BARS - ASKED) * MINUTE_MS
+        span = TimeRange(start_ms, start_ms + SERIES_BARS * MINUTE_MS)
+        stored = await storage.read(other_series(dice.randint(1, series)), span, limit=ASKED)
+        if len(stored.bars) != ASKED:
             raise RuntimeError("Bars are missing.")
     return (time.perf_counter() - started_s) / reads * 1000

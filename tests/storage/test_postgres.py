@@ -17,9 +17,10 @@ from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage import StoredBars
+from marketd.storage import Job, Stored, StoredBars
 from marketd.storage.base import Fault
 from marketd.storage.postgres import PostgresStorage
+from marketd.storage.postgres.names import _digest
 from marketd.storage.postgres.schema import MIGRATIONS
 
 SERIES = Series(INSTRUMENT, MINUTE)
@@ -127,6 +128,30 @@ async def test_an_empty_database_gets_the_schema_and_keeps_it(url: str) -> None:
             await put(storage, 0)
             assert await bars(storage) == [bar(0)]
         assert await tables_of(url) == TABLES
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_what_an_earlier_schema_had_is_kept_and_added_to(url: str, version: int) -> None:
+    proof = Covered(START, START + M, Reason.DATA)
+    job = Job("1", "backfill", "done", "{}", 1, 1)
+    async with connected(url) as connection:
+        await connection.execute("CREATE TABLE marketd_schema (version INTEGER NOT NULL)")
+        await connection.execute("INSERT INTO marketd_schema VALUES ($1)", version)
+        for script in MIGRATIONS[:version]:
+            await connection.execute(script)
+        await connection.execute(
+            "INSERT INTO series (digest, market, provider, symbol, timeframe, variant)"
+            " VALUES ($1, 'crypto', 'test', 'BTC/USD', '1m', '')",
+            _digest(SERIES),
+        )
+        await connection.execute("INSERT INTO bar VALUES (1, $1, $2, $3, $4, $5, $6)", *bar(0))
+        await connection.execute("INSERT INTO coverage VALUES (1, $1, $2, $3)", *proof)
+        await connection.execute("INSERT INTO job VALUES ($1, $2, $3, $4, $5, $6)", *job)
+    async with opened(url) as storage:
+        assert await storage.read(SERIES, EVER, limit=9) == StoredBars([bar(0)], [proof])
+        assert await storage.jobs("backfill") == [job]
+        assert await storage.store(SERIES, [bar(0), bar(1)], [], at_ms=START) == Stored(1, [])
+    assert await tables_of(url) == TABLES
 
 
 async def test_a_migration_that_fails_changes_nothing(url: str) -> None:
