@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import click
@@ -37,6 +38,18 @@ def runs(t_ms: IntArray, timeframe: Timeframe) -> list[TimeRange]:
     return [TimeRange(*run) for run in zip(starts_ms.tolist(), stops_ms.tolist(), strict=True)]
 
 
+async def _ahead(parts: Iterator[Part]) -> AsyncGenerator[Part, None]:
+    """The parts, each read from the file while the one before is stored."""
+    reading = asyncio.create_task(asyncio.to_thread(next, parts, None))
+    try:
+        while part := await reading:
+            reading = asyncio.create_task(asyncio.to_thread(next, parts, None))
+            yield part
+    finally:
+        # A thread cannot be stopped, and what it would have said is of no use any more.
+        await asyncio.gather(reading, return_exceptions=True)
+
+
 class Importer:
     """Takes files into one series."""
 
@@ -60,11 +73,11 @@ class Importer:
         last_ms = 0
         timeframe = self._series.timeframe
         before_ms = timeframe.floor(self._clock.now_ms())
-        parts = read_parts(path, timeframe, self._layout, before_ms=before_ms)
+        parts = _ahead(read_parts(path, timeframe, self._layout, before_ms=before_ms))
         fault = ""
         with progress.running():
             try:
-                while part := await asyncio.to_thread(next, parts, None):
+                async for part in parts:
                     for place, reason in part.bad[: max(0, _TOLD - counts["refused"])]:
                         progress.note(f"{path.name}, {place}: {reason}.")
                     counts["refused"] += len(part.bad)
@@ -76,6 +89,8 @@ class Importer:
                     progress.advance(len(part.recording), part.done)
             except BadFile as error:
                 fault = str(error)
+            finally:
+                await parts.aclose()
         good = not fault and not counts["refused"]
         if counts["refused"] > _TOLD:
             click.echo(f"{path.name}: {counts['refused'] - _TOLD:,} more rows are no bars.", err=True)
