@@ -174,6 +174,7 @@ class Daemon:
             storage=storage,
             supervisor=supervisor,
             metrics=self.metrics,
+            urgent=self.gate.urgent,
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
             ring=config.stream.ring,

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from marketd.metrics import Metrics
 
 _PERIOD_S = 0.1
-# A loop that is this late answers slowly already; so does one with this many questions under way.
+# A loop that is this late answers slowly already; so does one with this much under way.
 _LATE_S = 0.05
 _MANY = 8
 
 
 class LoadGate:
-    """Open while the event loop is on time and few requests wait for an answer."""
+    """Open while the event loop is on time and little is under way that somebody waits for."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._lag = metrics.loop_lag
@@ -33,8 +33,8 @@ class LoadGate:
         await self._open.wait()
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Around a request that somebody waits for."""
+    def urgent(self) -> Iterator[None]:
+        """Around what somebody waits for: a request, or a closed bar on its way to its clients."""
         self._under_way += 1
         self._decide()
         try:

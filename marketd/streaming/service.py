@@ -16,7 +16,7 @@ from marketd.storage import Change, Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import FEED_STATES, Event, HealthEvent
-from marketd.streaming.needs import History
+from marketd.streaming.needs import History, Urgent
 from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import Stream
@@ -75,6 +75,7 @@ class SubscriptionService:
         storage: Storage,
         supervisor: Supervisor,
         metrics: Metrics,
+        urgent: Urgent,
         linger_ms: int,
         stall_ms: int,
         ring: int,
@@ -83,6 +84,7 @@ class SubscriptionService:
         self._storage = storage
         self._supervisor = supervisor
         self._metrics = metrics
+        self._urgent = urgent
         self._linger_s = linger_ms / 1000
         self._stall_ms = stall_ms
         self._ring_size = ring
@@ -166,6 +168,7 @@ class SubscriptionService:
             history=self._history,
             storage=self._storage,
             emit=upstream.emit,
+            urgent=self._urgent,
             stall_ms=self._stall_ms,
         )
         upstream.task = self._supervisor.run(f"follow {feed.series}", upstream.worker.run)

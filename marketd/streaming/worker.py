@@ -22,7 +22,7 @@ from marketd.plugins.feed import Feed
 from marketd.storage import Storage
 from marketd.streaming.corrections import Corrections
 from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent, Progress
-from marketd.streaming.needs import History
+from marketd.streaming.needs import History, Urgent
 from marketd.streaming.polling import poll
 from marketd.streaming.recheck import recheck
 from marketd.streaming.silence import watch_silence
@@ -53,6 +53,7 @@ class SeriesWorker:
         history: History,
         storage: Storage,
         emit: Callable[[Event], None],
+        urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self.next_ms = feed.present().settled_end_ms
@@ -61,6 +62,7 @@ class SeriesWorker:
         self._history = history
         self._storage = storage
         self._emit = emit
+        self._urgent = urgent
         self._stall_ms = stall_ms
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
         self._corrections = Corrections(storage, feed.series, self.next_ms, emit)
@@ -173,7 +175,9 @@ class SeriesWorker:
             return
         end_ms = self._timeframe.end(bar[0])
         proven = Covered(bar[0], end_ms, Reason.DATA)
-        await self._storage.store(self._feed.series, [bar], [proven], at_ms=self._feed.provider.now_ms())
+        at_ms = self._feed.provider.now_ms()
+        with self._urgent():
+            await self._storage.store(self._feed.series, [bar], [proven], at_ms=at_ms)
         # Of an interval that was passed already, what has changed is told by now.
         if bar[0] == self.next_ms:
             self._publish([bar], end_ms)

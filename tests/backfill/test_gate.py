@@ -22,11 +22,11 @@ async def test_a_late_loop_shuts_it_and_one_on_time_opens_it() -> None:
     await asyncio.wait_for(waiting, 1)
 
 
-async def test_many_requests_under_way_shut_it_until_they_are_answered() -> None:
+async def test_much_that_is_waited_for_shuts_it_until_it_is_done() -> None:
     gate = LoadGate(Metrics())
     with ExitStack() as requests:
         while gate.is_open:
-            requests.enter_context(gate.request())
+            requests.enter_context(gate.urgent())
         gate.measured(0.0)
         assert not gate.is_open
     assert gate.is_open

@@ -173,7 +173,7 @@ async def test_it_waits_while_the_daemon_is_busy(world: World) -> None:
     gate = world.daemon.gate
     with ExitStack() as waiting:
         for _ in range(20):
-            waiting.enter_context(gate.request())
+            waiting.enter_context(gate.urgent())
         told = await begin(world)
         await until(world, told, lambda one: one["state"] == "running")
         assert not gate.is_open

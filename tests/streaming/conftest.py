@@ -9,6 +9,7 @@ import pytest
 from listening import Sink
 from scripted import INSTRUMENT, MINUTE, StreamingPlugin, feed_of, provider_of, scripted
 
+from marketd.backfill.gate import LoadGate
 from marketd.clock import ManualClock
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
@@ -83,11 +84,13 @@ class World:
             History(storage, self.metrics), request_timeout_ms=2_000, depth_ms=30 * 86_400_000
         )
         self.supervisor = Supervisor(self.metrics)
+        self.gate = LoadGate(self.metrics)
         self.service = SubscriptionService(
             history=self.orchestrator,
             storage=storage,
             supervisor=self.supervisor,
             metrics=self.metrics,
+            urgent=self.gate.urgent,
             linger_ms=20,
             stall_ms=30_000,
             ring=RING,
