@@ -12,7 +12,7 @@ from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.feed import Feed
 
-# Entered while a closed bar is on its way to its clients, so that background work may wait.
+# Entered while a bar is on its way to its clients, so that background work may wait.
 Urgent: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 

@@ -171,7 +171,8 @@ class SeriesWorker:
             await self._catch_up(bar[0])
         if not closed:
             if bar[0] == self.next_ms:
-                self._emit(BarEvent(bar, closed=False))
+                with self._urgent():
+                    self._emit(BarEvent(bar, closed=False))
             return
         end_ms = self._timeframe.end(bar[0])
         proven = Covered(bar[0], end_ms, Reason.DATA)
