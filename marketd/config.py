@@ -153,13 +153,22 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True)
 class RedisConfig:
-    """What several processes share: the rate limits of the providers that they use with one key."""
+    """What several processes share: rate limits, and, over one PostgreSQL, who follows what live."""
 
     url: str = setting(
         text("a Redis URL, redis://host:port/db, rediss://… (TLS) or unix:///path", _is_redis),
         "",
         "redis://[user:password@]host:port/db, rediss://… (TLS) or unix:///path; empty for none.",
         is_secret=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Bars kept near at hand, beside the database."""
+
+    memory: ByteCount = setting(
+        size(), "32MB", "The most memory that bars asked for again and again may take."
     )
 
 
@@ -196,8 +205,25 @@ class StreamConfig:
 
     heartbeat: Millis = setting(duration(), "20s", "How often a client is pinged.")
     outbox: ByteCount = setting(size(), "1MB", "How much may wait for one client before it is cut.")
+    patience: Millis = setting(
+        duration(), "5s", "How long a client may take nothing of what waits for it before it is cut."
+    )
+    max_clients: int = setting(whole(1, 10_000_000), 10_000, "The most clients at once.")
+    max_clients_per_address: int = setting(
+        whole(1, 10_000_000),
+        1000,
+        "The most clients from one address; behind a proxy all of them come from its address.",
+    )
+    max_streams: int = setting(
+        whole(1, 10_000_000), 10_000, "The most different streams that all clients together follow."
+    )
     max_subscriptions: int = setting(whole(1, 1_000_000), 1000, "The most streams of one client.")
     max_symbols: int = setting(whole(1, 1_000_000), 100, "The most symbols in one subscribe message.")
+    max_rate: int = setting(
+        whole(1, 1_000_000),
+        100,
+        "The most messages a second that a client may send, on average over ten seconds.",
+    )
     max_message: ByteCount = setting(size(), "1MB", "The largest message that a client may send.")
     stall: Millis = setting(
         duration(),
@@ -212,6 +238,13 @@ class StreamConfig:
         200,
         "How many bars, corrections and gaps of each stream are kept for clients that come back.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TicksConfig:
+    """Trades."""
+
+    keep: Millis = setting(duration(least="1s"), "1w", "How long a trade is kept.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +287,11 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     redis: RedisConfig = field(default_factory=RedisConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
+    ticks: TicksConfig = field(default_factory=TicksConfig)
     log: LogConfig = field(default_factory=LogConfig)
     providers: Mapping[str, ProviderConfig] = field(default_factory=_simulated)
     backfill: Sequence[KeptConfig] = ()

@@ -17,6 +17,8 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
+from marketd.bus.redis import RedisBus, RedisLeases, connect
+from marketd.cache import MemoryCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -26,11 +28,16 @@ from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
+from marketd.market.tapes import Tapes
+from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
+from marketd.streaming.member import NodeWorker, Others
+from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
 from marketd.web.app import make_app
@@ -45,6 +52,8 @@ _DRAIN_S = 5.0
 _READY_BYTES = 32 << 20
 # How often a store that takes no writes is tried.
 _PROBE_S = 1.0
+# How often old trades are dropped, at the least.
+_DROP_S = 3600.0
 # How often, at the least, it is looked which providers nobody needs any more.
 _LOOK_S = 60.0
 # What counts as soon as it is read again; a change of all else counts after a restart.
@@ -83,6 +92,7 @@ class Daemon:
         self.storage: Storage = _storage(config.storage)
         self._answers = ReadyAnswers(_READY_BYTES)
         self._supervisor = Supervisor(self.metrics)
+        self._nodes: Nodes | None = None
         self._serves = False
         self.url = ""
 
@@ -95,6 +105,13 @@ class Daemon:
     def reason(self) -> str:
         """Why it is not ready, in a sentence; empty if it is."""
         return self.storage.fault if self._serves else "marketd is starting or stopping."
+
+    @property
+    def nodes(self) -> tuple[str, str]:
+        """Whether this is the `one` node, or `together` with others, or `alone`, and then why."""
+        if self._nodes is None:
+            return "one", ""
+        return ("alone", self._nodes.fault) if self._nodes.fault else ("together", "")
 
     async def start(self) -> None:
         """Opens everything; when it returns, requests are answered. Raises MarketdError if it cannot."""
@@ -161,9 +178,10 @@ class Daemon:
         self._opened.push_async_callback(self.loader.close)
         if wrong := list(problems(config.backfill, self.loader)):
             raise ConfigError("\n".join(wrong))
+        others = self._others()
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics)
+        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
@@ -174,12 +192,22 @@ class Daemon:
             storage=storage,
             supervisor=supervisor,
             metrics=self.metrics,
-            urgent=self.gate.urgent,
             linger_ms=config.stream.linger,
-            stall_ms=config.stream.stall,
+            workers=partial(
+                partial(NodeWorker, others=others) if others else LoneWorker,
+                history=orchestrator,
+                storage=storage,
+                urgent=self.gate.urgent,
+                stall_ms=config.stream.stall,
+            ),
             ring=config.stream.ring,
+            most_streams=config.stream.max_streams,
         )
-        market = MarketService(self.loader, orchestrator)
+        tapes = Tapes(storage, self.metrics)
+        tick_pages = TickPages(
+            tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
+        )
+        market = MarketService(self.loader, orchestrator, tick_pages, storage)
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -211,8 +239,26 @@ class Daemon:
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage))
+        supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
+
+    def _others(self) -> Others | None:
+        """The way to the nodes that share the store; None if nobody can."""
+        url, space = self._config.redis.url, self.storage.identity
+        if not url:
+            return None
+        if not space:
+            log.info("nodes one reason=a database file has one owner; Redis shares rate limits alone")
+            return None
+        redis = connect(url)
+        self._opened.push_async_callback(redis.aclose)
+        self._nodes = Nodes(RedisLeases(redis, space), self.storage, self.metrics)
+        self._opened.push_async_callback(self._nodes.close)
+        bus = RedisBus(redis, space)
+        self._supervisor.run("hear other nodes", bus.run)
+        self._supervisor.run("divide what is followed", self._nodes.run)
+        return Others(self._nodes, bus, self._clock, self.metrics)
 
     async def _listen(self, app: web.Application) -> None:
         server = self._config.server
@@ -246,6 +292,16 @@ async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:
     while True:
         await asyncio.sleep(min(idle_ms / 1000 / 4, _LOOK_S))
         await loader.close_idle(idle_ms / 1000)
+
+
+async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
+    """Keeps no trade for much longer than it is to be kept."""
+    while True:
+        try:
+            await storage.drop_ticks(max(0, clock.now_ms() - keep_ms))
+        except StorageFailed as error:
+            log.warning("old trades not dropped reason=%s", error.message)
+        await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
 
 
 async def _probe(storage: Storage) -> None:

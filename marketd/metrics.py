@@ -31,6 +31,19 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+        self.read_seconds = Histogram(
+            "marketd_read_seconds",
+            "Time of a read of bars, by the farthest source that some of them came from.",
+            ["source"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.reads_coalesced = Counter(
+            "marketd_reads_coalesced_total",
+            "Calls of a provider that were not made, since one for the same bars was under way.",
+            ["provider"],
+            registry=registry,
+        )
         self.bars_stored = Counter(
             "marketd_bars_stored_total",
             "Bars stored for the first time.",
@@ -135,11 +148,52 @@ class Metrics:
         self.stream_subscriptions = Gauge(
             "marketd_stream_subscriptions", "Streams that clients are subscribed to.", registry=registry
         )
+        self.stream_subscribes = Counter(
+            "marketd_stream_subscribes_total",
+            "Streams that clients have subscribed to so far.",
+            registry=registry,
+        )
         self.stream_upstreams = Gauge(
             "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
         )
+        self.stream_led = Counter(
+            "marketd_stream_leader_changes_total",
+            "Times that this node became the one that follows a series for all.",
+            registry=registry,
+        )
+        self.bus_up = Gauge(
+            "marketd_bus_up",
+            "1 while this node and others divide what they follow; 0 if Redis is away, or it is alone.",
+            registry=registry,
+        )
+        self.bus_lag = Histogram(
+            "marketd_bus_lag_seconds",
+            "From a closed bar at the node that follows its series to this one, by both their clocks.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.stream_messages = Counter(
             "marketd_stream_messages_total", "Messages written to WebSocket clients.", registry=registry
+        )
+        self.stream_bytes = Counter(
+            "marketd_stream_bytes_total", "Bytes written to WebSocket clients.", registry=registry
+        )
+        self.stream_queued = Gauge(
+            "marketd_stream_queued_bytes",
+            "Bytes that wait for WebSocket clients to take them.",
+            registry=registry,
+        )
+        self.stream_lag = Histogram(
+            "marketd_stream_lag_seconds",
+            "Time from the close of a bar, by the provider's clock, until its clients were sent it.",
+            ["provider"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.stream_refused = Counter(
+            "marketd_stream_refused_total",
+            "Clients that were not let in, since there were too many.",
+            registry=registry,
         )
         self.stream_conflated = Counter(
             "marketd_stream_conflated_total",

@@ -19,6 +19,8 @@ import redis
 from marketd import logs
 from marketd.config import Config, declared_settings, load_config
 from marketd.daemon import Daemon
+from marketd.domain.instrument import Instrument
+from marketd.domain.timerange import TimeRange
 
 PLUGIN = """
 import asyncio
@@ -145,6 +147,16 @@ async def redis_url_(running: Running) -> None:
         assert any(client.scan_iter("marketd:rate:{odd:*"))
 
 
+async def memory(running: Running) -> None:
+    for minute in range(5):
+        since = 1_700_000_000_000 + minute * 60_000
+        await running.ohlcv("BTC/USD", "sim", since=since, before=1_700_001_000_000)
+    async with running.session.get(f"{running.daemon.url}/metrics") as response:
+        assert 'source="storage"' in (told := await response.text())
+    # With more room the last answers came out of it.
+    assert 'source="memory"' not in told
+
+
 async def timeout(running: Running) -> None:
     status, body = await running.ohlcv("HANGS", since=1_700_000_000_000)
     assert (status, body["detail"]) == (504, "odd did not answer within 0.02 s.")
@@ -212,9 +224,64 @@ async def max_symbols(running: Running) -> None:
 async def max_message(running: Running) -> None:
     async with running.stream() as client:
         await client.send_str(json.dumps({"type": "ping", "id": "a" * 2_000}))
-        frame = await asyncio.wait_for(client.receive(), 5)
-        assert frame.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
-        assert client.close_code == 1009
+        message = await asyncio.wait_for(client.receive_json(), 5)
+        assert message["code"] == "limit_exceeded"
+        assert "1024 bytes (max_message)" in message["message"]
+        assert (await asyncio.wait_for(client.receive(), 5)).data == 1009
+
+
+async def patience(running: Running) -> None:
+    metrics = running.daemon.metrics
+    async with running.stream() as client:
+        # It reads nothing of what is answered, until some of that waits for it.
+        while not metrics.registry.get_sample_value("marketd_stream_queued_bytes"):
+            for _ in range(1_000):
+                await client.send_json({"type": "ping", "id": "a" * 60})
+        async with asyncio.timeout(4):
+            while not metrics.registry.get_sample_value("marketd_stream_cut_total"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def refused_clients(running: Running, words: str) -> None:
+    async with running.stream() as first:
+        async with running.stream() as second:
+            message = await asyncio.wait_for(second.receive_json(), 5)
+            assert (message["code"], words in message["message"]) == ("limit_exceeded", True)
+            assert (await asyncio.wait_for(second.receive(), 5)).data == 1008
+        await first.send_json({"type": "ping"})
+        assert (await asyncio.wait_for(first.receive_json(), 5))["type"] == "pong"
+    async with running.stream() as third:
+        await third.send_json({"type": "ping"})
+        assert (await asyncio.wait_for(third.receive_json(), 5))["type"] == "pong"
+
+
+async def max_clients(running: Running) -> None:
+    await refused_clients(running, "1 clients (max_clients)")
+
+
+async def max_clients_per_address(running: Running) -> None:
+    await refused_clients(running, "1 clients (max_clients_per_address)")
+
+
+async def max_streams(running: Running) -> None:
+    async with running.stream() as one, running.stream() as other:
+        for client in (one, other):
+            assert (await subscribe(client))["type"] == "subscribed"
+        refused = await subscribe(other, symbols=["ETH/USD"])
+        assert refused["code"] == "limit_exceeded"
+        assert "1 streams (max_streams)" in refused["message"]
+
+
+async def max_rate(running: Running) -> None:
+    async with running.stream() as client:
+        kinds = []
+        for _ in range(15):
+            await client.send_json({"type": "ping"})
+            message = await asyncio.wait_for(client.receive_json(), 5)
+            kinds.append(message["type"])
+        assert kinds[:10] == ["pong"] * 10
+        assert message["code"] == "limit_exceeded"
+        assert "1 messages a second (max_rate)" in message["message"]
 
 
 async def linger(running: Running) -> None:
@@ -248,6 +315,17 @@ async def stall(running: Running) -> None:
             await asyncio.sleep(0.02)
 
 
+async def keep(running: Running) -> None:
+    names = {"market": "crypto", "provider": "sim", "symbol": "BTC/USD"}
+    since = str(int(time.time() * 1000) - 60_000)
+    query = names | {"since": since}
+    async with running.session.get(f"{running.daemon.url}/api/v1/ticks", params=query) as response:
+        assert (await response.json())["ticks"]
+    sim, second = Instrument(*names.values()), TimeRange(int(since), int(since) + 50_000)
+    while (await running.daemon.storage.read_ticks(sim, second, limit=1)).ticks:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
 EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "server.host": ("127.0.0.2", host),
     "server.port": (str(PORT), port),
@@ -255,6 +333,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "server.max_body": ("1KB", max_body),
     "storage.url": ("elsewhere", url),
     "redis.url": ("a real one", redis_url_),
+    "cache.memory": ("1KB", memory),
     "upstream.timeout": ("20ms", timeout),
     "upstream.retries": ("1", retries),
     "upstream.symbols_ttl": ("1ms", symbols_ttl),
@@ -265,9 +344,15 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "stream.max_subscriptions": ("2", max_subscriptions),
     "stream.max_symbols": ("1", max_symbols),
     "stream.max_message": ("1KB", max_message),
+    "stream.patience": ("200ms", patience),
+    "stream.max_clients": ("1", max_clients),
+    "stream.max_clients_per_address": ("1", max_clients_per_address),
+    "stream.max_streams": ("1", max_streams),
+    "stream.max_rate": ("1", max_rate),
     "stream.linger": ("0ms", linger),
     "stream.stall": ("10ms", stall),
     "stream.ring": ("1", ring),
+    "ticks.keep": ("1s", keep),
 }
 # What only the process's log shows is changed below.
 LOGGED = {"log.level", "log.format"}

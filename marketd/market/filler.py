@@ -133,7 +133,7 @@ class Filler:
         Asked of the provider unless that was done less than a second (of its time) ago.
         """
         timeframe = feed.series.timeframe
-        async with self._locks.hold(feed.series, TimeRange(start_ms, MAX_MS)):
+        async with self._locks.hold(feed.series, TimeRange(start_ms, MAX_MS)) as has_waited:
             now_ms = feed.provider.now_ms()
             kept = self._tails.get(feed.series)
             if (
@@ -142,6 +142,7 @@ class Filler:
                 and kept.start_ms <= start_ms
                 and timeframe.floor(kept.asked_at_ms) == timeframe.floor(now_ms)
             ):
+                self._spared(feed, has_waited=has_waited)
                 return [bar for bar in kept.bars if bar[0] >= start_ms]
             bars: list[Bar] = []
             cursor, end_ms = start_ms, timeframe.end(now_ms)
@@ -154,10 +155,11 @@ class Filler:
 
     async def _page(self, feed: Feed, span: TimeRange, turn: Turn) -> _Page:
         """The first page of what `span` lacks, fetched and stored unless others have done it."""
-        async with self._locks.hold(feed.series, span):
+        async with self._locks.hold(feed.series, span) as has_waited:
             stored = await self._storage.read(feed.series, span, limit=0)
             missing = subtract(span, proven(stored.coverage))
             if not missing or missing[0].start_ms > span.start_ms:
+                self._spared(feed, has_waited=has_waited)
                 return _Page(missing[0].start_ms if missing else span.end_ms, [], [], by_others=True)
             try:
                 return await self._fetch(feed, missing[0], turn)
@@ -185,7 +187,9 @@ class Filler:
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
         covered = _statements(answered, page, shut, series.timeframe)
         if closed or covered:
-            stored = await self._storage.store(series, closed, covered, at_ms=asked_at_ms)
+            stored = await self._storage.store(
+                series, closed, covered, at_ms=asked_at_ms, fence=feed.fence
+            )
             name = feed.provider.name
             inserted, revised = stored.inserted, len(stored.revised)
             self._metrics.bars_stored.labels(name).inc(inserted)
@@ -212,10 +216,17 @@ class Filler:
             return
         failed = cover(silent, Reason.FEED_DOWN)
         try:
-            await self._storage.store(feed.series, [], failed, at_ms=feed.provider.now_ms())
+            await self._storage.store(
+                feed.series, [], failed, at_ms=feed.provider.now_ms(), fence=feed.fence
+            )
         except StorageFailed as error:
             # Whoever asked gets what is stored all the same, and hears why there is no more.
             log.warning("failure not kept series=%s reason=%s", feed.series, error.message)
+
+    def _spared(self, feed: Feed, *, has_waited: bool) -> None:
+        """Counts a call that another caller has made meanwhile."""
+        if has_waited:
+            self._metrics.reads_coalesced.labels(feed.provider.name).inc()
 
     def _keep_tail(self, series: Series, tail: _Tail) -> None:
         self._tails.pop(series, None)

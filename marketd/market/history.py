@@ -7,10 +7,12 @@ the tail: it comes from the provider each time, and its absence is never taken f
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from sys import maxsize
 from typing import NamedTuple
 
 from marketd.backfill.job import Brought
+from marketd.cache import BarCache
 from marketd.domain.bar import Bar, open_time, select
 from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
 from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
@@ -18,6 +20,7 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler, Filling
+from marketd.market.stored import STORAGE, StoredReads
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.guard import BACKGROUND, Turn
@@ -37,11 +40,15 @@ class HistoryRead(NamedTuple):
     failure: ProviderFailed | NotReady | None
 
 
-class History:
-    """Reads base series by proof."""
+_PROVIDER = "provider"
 
-    def __init__(self, storage: Storage, metrics: Metrics) -> None:
+
+class History:
+    """Reads base series by proof, from the nearest of `caches` that has them."""
+
+    def __init__(self, storage: Storage, metrics: Metrics, caches: Sequence[BarCache] = ()) -> None:
         self._storage = storage
+        self._stored = StoredReads(storage, caches)
         self._metrics = metrics
         self._filler = Filler(storage, metrics)
         self._doubts = Doubts()
@@ -56,6 +63,7 @@ class History:
         is asked for again by the first read after a start and then once an hour. Raises StorageFailed
         alone.
         """
+        begun_s = asyncio.get_running_loop().time()
         timeframe = feed.series.timeframe
         span = span.clip(feed.life)
         gaps: list[Gap] | None = None
@@ -63,7 +71,7 @@ class History:
         wrong: ProviderFailed | None = None
         fetched = 0
         while True:
-            stored = await self._storage.read(feed.series, span, limit=limit, newest=newest)
+            stored = await self._stored.read(feed.series, span, limit=limit, newest=newest)
             reach = reach_of(stored.bars, timeframe, span, limit=limit, newest=newest)
             # Once a round: what settles meanwhile belongs to the tail of this answer.
             present = feed.present()
@@ -125,9 +133,7 @@ class History:
                 bars = list(select(_joined(bars, newer, tail.start_ms, span), since=since, limit=limit))
                 reach = reach_of(bars, timeframe, span, limit=limit, newest=newest)
                 fetched += len(newer)
-        from_store = max(0, len(bars) - fetched)
-        self._metrics.bars_served.labels("storage").inc(from_store)
-        self._metrics.bars_served.labels("provider").inc(len(bars) - from_store)
+        self._count(stored.sources, fetched, len(bars), since_s=begun_s)
         told = [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty]
         return HistoryRead(bars, reach, told, failure or wrong)
 
@@ -140,8 +146,9 @@ class History:
         self, feed: Feed, timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
     ) -> list[Bar]:
         """The first or last `limit` bars of `timeframe` in `span`, of which all base bars are proven."""
+        begun_s = asyncio.get_running_loop().time()
         bars = await self._storage.aggregate(feed.series, timeframe, span, limit=limit, newest=newest)
-        self._metrics.bars_served.labels("aggregates").inc(len(bars))
+        self._tell({"aggregates": len(bars)}, since_s=begun_s)
         return bars
 
     async def fill(self, feed: Feed, span: TimeRange) -> Brought:
@@ -173,6 +180,22 @@ class History:
             return []
         stored = await self._storage.read(feed.series, span, limit=0)
         return gaps_in(span, stored.coverage)
+
+    def _count(self, sources: Mapping[str, int], fetched: int, served: int, *, since_s: float) -> None:
+        """Tells where the `served` bars came from; what was `fetched` has gone through the store."""
+        near = {source: count for source, count in sources.items() if source != STORAGE}
+        far = max(0, served - sum(near.values()))
+        self._tell(
+            {_PROVIDER: min(fetched, far), STORAGE: max(0, far - fetched), **near}, since_s=since_s
+        )
+
+    def _tell(self, sources: Mapping[str, int], *, since_s: float) -> None:
+        """Counts a read by its `sources`, the farthest first."""
+        for source, count in sources.items():
+            self._metrics.bars_served.labels(source).inc(count)
+        farthest = next((source for source, count in sources.items() if count), STORAGE)
+        took_s = asyncio.get_running_loop().time() - since_s
+        self._metrics.read_seconds.labels(farthest).observe(took_s)
 
 
 def _brought(filling: Filling) -> Brought:

@@ -11,16 +11,18 @@ from urllib.parse import urlencode
 from marketd.backfill.job import Wanted
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap
-from marketd.domain.errors import UnknownMarket
+from marketd.domain.errors import NotReady, ProviderFailed, UnknownMarket, Unsupported
 from marketd.domain.fill import Fill, fill
 from marketd.domain.instrument import Instrument, Series, SymbolInfo
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.domain.token import pack, unpack, unpack_time
 from marketd.market.orchestrator import Bars, DataOrchestrator
-from marketd.plugins.feed import Feed
+from marketd.market.tick_pages import TickPages, TicksPage
+from marketd.plugins.feed import Feed, TickFeed
 from marketd.plugins.loader import PluginLoader
 from marketd.plugins.provider import Provider
+from marketd.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,17 @@ class SymbolsPage(NamedTuple):
 class MarketService:
     """What the routes and the stream ask."""
 
-    def __init__(self, loader: PluginLoader, orchestrator: DataOrchestrator) -> None:
+    def __init__(
+        self,
+        loader: PluginLoader,
+        orchestrator: DataOrchestrator,
+        tick_pages: TickPages,
+        storage: Storage,
+    ) -> None:
         self._loader = loader
         self._orchestrator = orchestrator
+        self._tick_pages = tick_pages
+        self._storage = storage
 
     def markets(self) -> dict[str, list[str]]:
         """Every market, with the names of its providers."""
@@ -99,22 +109,25 @@ class MarketService:
         return self._loader.provider(name)
 
     async def symbols(
-        self, market: str, provider: str, *, query: str, limit: int, page_token: str | None
+        self, market: str | None, provider: str, *, query: str, limit: int, page_token: str | None
     ) -> SymbolsPage:
-        """Symbols whose own name or description holds `query`, whatever its case."""
-        listed = await self._loader.provider(provider).symbols(market)
+        """Symbols of one market, or all, whose name or description holds `query`, whatever its case."""
+        named = self._loader.provider(provider)
+        markets = await named.markets() if market is None else [market]
+        listings = [await named.symbols(one) for one in markets]
         wanted = query.casefold()
         after = unpack(page_token, "symbol", field="page_token") if page_token else ""
         found = sorted(
             (
                 info
-                for info in listed.values()
-                if info.symbol > after
+                for listing in listings
+                for info in listing.values()
+                if _place(info) > after
                 and (wanted in info.symbol.casefold() or wanted in info.name.casefold())
             ),
-            key=lambda info: info.symbol,
+            key=_place,
         )
-        more = pack("symbol", found[limit - 1].symbol) if len(found) > limit else None
+        more = pack("symbol", _place(found[limit - 1])) if len(found) > limit else None
         return SymbolsPage(found[:limit], more)
 
     async def feed(self, name: SeriesName) -> Feed:
@@ -130,6 +143,23 @@ class MarketService:
         )
         return Feed(provider, name.series(base), params, life)
 
+    async def _readable(self, name: SeriesName) -> Feed:
+        """The same for a read: what is stored vouches for itself while its provider does not answer."""
+        try:
+            return await self.feed(name)
+        except (ProviderFailed, NotReady):
+            provider = self._loader.provider(name.instrument.provider)
+            kept = [
+                one.timeframe
+                for one in await self._storage.series_list()
+                if one == name.series(one.timeframe) and one.timeframe.tiles(name.timeframe)
+            ]
+            if not kept:
+                raise
+            base = max(kept, key=lambda one: one.nominal_ms)
+            ever = TimeRange(MIN_MS, MAX_MS)
+            return Feed(provider, name.series(base), provider.load_params(name.params), ever)
+
     async def feed_of(self, wanted: Wanted) -> Feed:
         """The base series that a backfill is of."""
         return await self.feed(SeriesName(wanted.instrument, wanted.timeframe, wanted.params))
@@ -140,7 +170,7 @@ class MarketService:
         With `how`, empty buckets get rows: from the first bar of the page on, or, where `since` is
         given and an earlier bar is known, from `since` on. Each counts towards the limit.
         """
-        feed = await self.feed(name)
+        feed = await self._readable(name)
         timeframe, limit = name.timeframe, window.limit
         since, before = window.since, window.before
         side = "before" if since is None else "since"
@@ -160,9 +190,27 @@ class MarketService:
         stable = Stable(feed.series, found.reach) if settled else None
         return BarsPage(found.bars, filled, found.gaps, token, stable)
 
+    async def tick_feed(self, instrument: Instrument) -> TickFeed:
+        """An instrument's trades; NotFound, or Unsupported where the provider tells none."""
+        provider = self._loader.provider(instrument.provider)
+        await provider.symbol(instrument.market, instrument.symbol)
+        if not (provider.streams_ticks or provider.has_tick_history):
+            raise Unsupported(f"{provider.name} has no trades.")
+        return TickFeed(provider, instrument)
+
+    async def ticks(self, instrument: Instrument, window: Window) -> TicksPage:
+        """One page of trades; see TickPages.page."""
+        return await self._tick_pages.page(
+            await self.tick_feed(instrument),
+            since=window.since,
+            before=window.before,
+            limit=window.limit,
+            page_token=window.page_token,
+        )
+
     async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
         """What of the range is not proven, and why; asks nobody."""
-        feed = await self.feed(name)
+        feed = await self._readable(name)
         return await self._orchestrator.gaps(feed, name.timeframe, since=since, before=before)
 
     async def _filled(
@@ -187,3 +235,8 @@ class MarketService:
             reach.start_ms > found.reach.start_ms if since is None else reach.end_ms < found.reach.end_ms
         )
         return Bars(rows, reach, found.gaps, found.more or cut), filled
+
+
+def _place(info: SymbolInfo) -> str:
+    """Where a symbol stands among those of its provider: by its name, then by its market."""
+    return f"{info.symbol}\0{info.market}"

@@ -1,4 +1,4 @@
-"""A base series of a provider: what everything that reads or follows bars is handed."""
+"""A base series or a tape of a provider: what everything that reads or follows them is handed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from marketd.domain.instrument import Series
+from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarStreams
 from marketd.plugins.provider import Provider
@@ -26,13 +26,25 @@ class Present(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class TickFeed:
+    """An instrument's trades and where they come from."""
+
+    provider: Provider
+    instrument: Instrument
+
+
+@dataclass(frozen=True, slots=True)
 class Feed:
-    """A base series and where it comes from. No bar of it lies outside `life`."""
+    """A base series and where it comes from. No bar of it lies outside `life`.
+
+    What is stored for a node that leads the series is stored with its `fence` (see Storage.lead).
+    """
 
     provider: Provider
     series: Series
     params: Mapping[str, Any]
     life: TimeRange
+    fence: int | None = None
 
     @property
     def is_streamed(self) -> bool:

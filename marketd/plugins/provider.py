@@ -200,6 +200,12 @@ class Provider:
             self._instance.spend()
             await self._close(self._instance)
 
+    async def markets(self) -> Sequence[str]:
+        """Every market; a plugin may find out as it opens which these are."""
+        if not self._instance.was_open:
+            await self.open()
+        return self.plugin.markets
+
     async def symbols(self, market: str) -> Mapping[str, SymbolInfo]:
         """The symbols of `market`, kept for `symbols_ttl`, then refreshed behind the answers."""
         await self._check_market(market)
@@ -376,10 +382,7 @@ class Provider:
                     continue
 
     async def _check_market(self, market: str) -> None:
-        # Which markets there are may be found out as it opens.
-        if market not in self.plugin.markets and not self._instance.was_open:
-            await self.open()
-        if market not in self.plugin.markets:
+        if market not in self.plugin.markets and market not in await self.markets():
             raise UnknownMarket(f"{self.name} does not serve the market {market[:50]}.")
 
     async def _opened(self) -> Instance:

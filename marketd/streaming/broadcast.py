@@ -20,6 +20,7 @@ class BroadcastManager:
         """From now on the subscription is told what is published of its series."""
         self._streams.setdefault(subscription.series, set()).add(subscription)
         self._metrics.stream_subscriptions.inc()
+        self._metrics.stream_subscribes.inc()
 
     def remove(self, subscription: Subscription) -> bool:
         """Ends that; True if the series has no subscription left."""
@@ -30,7 +31,9 @@ class BroadcastManager:
             del self._streams[subscription.series]
         return not stream
 
-    def publish(self, series: Series, event: News, message: Message) -> None:
-        """Tells every subscription of `series`."""
-        for subscription in self._streams.get(series, ()):
+    def publish(self, series: Series, event: News, message: Message) -> bool:
+        """Tells every subscription of `series`; False if there is none."""
+        stream = self._streams.get(series, ())
+        for subscription in stream:
             subscription.deliver(event, message)
+        return bool(stream)

@@ -9,6 +9,9 @@ from typing import Protocol
 from marketd.metrics import Metrics
 from marketd.streaming.messages import Format, Message
 
+# How often within its patience an outbox looks whether the client has taken anything.
+_LOOKS = 5
+
 
 class Sink(Protocol):
     """Where a client's frames go."""
@@ -19,8 +22,11 @@ class Sink(Protocol):
     def is_full(self) -> bool:
         """True while the sink keeps so much that nothing more should be written."""
 
+    def held(self) -> int:
+        """How many bytes it keeps."""
+
     async def drain(self) -> None:
-        """Returns once that is over; ConnectionError if it never will be."""
+        """Returns once it is no longer full; ConnectionError if it always will be."""
 
 
 class Postman:
@@ -41,6 +47,7 @@ class Postman:
 
     def _deliver(self) -> None:
         due, self._due = self._due, []
+        self._metrics.stream_bytes.inc(sum([outbox.waiting for outbox in due]))
         self._metrics.stream_messages.inc(sum([outbox.write() for outbox in due]))
 
 
@@ -48,8 +55,8 @@ class Outbox:
     """A queue of encoded messages, bounded in bytes.
 
     All that comes within one turn of the loop leaves in one write. Closed bars are never dropped: once
-    they do not fit, `overflow` is called, once, nothing more is taken or written, and the client is
-    to be cut.
+    they do not fit, or the sink has taken nothing for `patience_s` while it is full, `overflow` is
+    called, once, nothing more is taken or written, and the client is to be cut.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Outbox:
         postman: Postman,
         *,
         most_bytes: int,
+        patience_s: float,
         overflow: Callable[[], None],
         metrics: Metrics,
     ) -> None:
@@ -66,6 +74,7 @@ class Outbox:
         self._sink = sink
         self._postman = postman
         self._most_bytes = most_bytes
+        self._patience_s = patience_s
         self._overflow = overflow
         self._metrics = metrics
         self._frames: list[bytes] = []
@@ -78,6 +87,11 @@ class Outbox:
         self._draining: asyncio.Task[None] | None = None
         self._vacancy: asyncio.Future[None] | None = None
         self._bulk = asyncio.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait here."""
+        return self._bytes
 
     def put(self, message: Message) -> None:
         """Adds a message that must arrive."""
@@ -155,10 +169,31 @@ class Outbox:
         self._bytes = 0
 
     async def _drain(self) -> None:
+        """Writes what waits once the sink has room; gives the client up if that is not to be."""
         try:
-            await self._sink.drain()
+            has_room = await self._has_room()
         except ConnectionError:
             # The client has gone; its connection learns of it by itself.
             return
         self._draining = None
-        self._metrics.stream_messages.inc(self.write())
+        if has_room:
+            self._metrics.stream_bytes.inc(self._bytes)
+            self._metrics.stream_messages.inc(self.write())
+        else:
+            self.give_up()
+
+    async def _has_room(self) -> bool:
+        """Waits for the sink to have room; False once it has taken nothing for too long."""
+        loop = asyncio.get_running_loop()
+        held, since_s = self._sink.held(), loop.time()
+        while True:
+            try:
+                async with asyncio.timeout(self._patience_s / _LOOKS):
+                    await self._sink.drain()
+            except TimeoutError:
+                if self._sink.held() < held:
+                    held, since_s = self._sink.held(), loop.time()
+                elif loop.time() - since_s >= self._patience_s:
+                    return False
+            else:
+                return True

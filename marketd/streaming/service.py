@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Bar
-from marketd.domain.errors import MarketdError
+from marketd.domain.errors import LimitExceeded, MarketdError
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
@@ -16,12 +17,12 @@ from marketd.storage import Change, Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import FEED_STATES, Event, HealthEvent
-from marketd.streaming.needs import History, Urgent
+from marketd.streaming.front import Front
+from marketd.streaming.needs import History
 from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import Stream
 from marketd.streaming.subscription import Subscription
-from marketd.streaming.worker import SeriesWorker
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
@@ -29,12 +30,20 @@ _RETRY_S = 2.0
 _AT_ONCE = 100
 
 
+class Worker(Protocol):
+    """Who follows a base series, until `run` is cancelled."""
+
+    front: Front
+
+    async def run(self) -> None: ...
+
+
 class _Upstream:
     """A followed base series, with the streams that are made of it."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self.worker: SeriesWorker
+        self.worker: Worker
         self.task: asyncio.Task[None]
         self.streams: dict[Series, Stream] = {}
         self.health = HealthEvent("live", "")
@@ -75,23 +84,31 @@ class SubscriptionService:
         storage: Storage,
         supervisor: Supervisor,
         metrics: Metrics,
-        urgent: Urgent,
         linger_ms: int,
-        stall_ms: int,
+        workers: Callable[[Feed, Callable[[Event], None]], Worker],
         ring: int,
+        most_streams: int,
     ) -> None:
         self._history = history
-        self._storage = storage
         self._supervisor = supervisor
         self._metrics = metrics
-        self._urgent = urgent
         self._linger_s = linger_ms / 1000
-        self._stall_ms = stall_ms
+        self._workers = workers
         self._ring_size = ring
+        self._most_streams = most_streams
+        self._count = 0
         self._broadcast = BroadcastManager(metrics)
         self._pages = Pages(history)
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
+
+    def check_room(self, feeds: Mapping[Series, Feed]) -> None:
+        """LimitExceeded if these streams, each with the feed behind it, would be too many."""
+        new = sum(not self._is_followed(series, feed) for series, feed in feeds.items())
+        if self._count + new > self._most_streams:
+            raise LimitExceeded(
+                f"All clients together may follow {self._most_streams} streams (max_streams)."
+            )
 
     def subscribe(self, feed: Feed, subscription: Subscription, resume: Cursor | None = None) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
@@ -159,18 +176,15 @@ class SubscriptionService:
         self._pages.changed(change)
         for series, upstream in self._upstreams.items():
             if change is None or change.series == series:
-                upstream.worker.changed(change)
+                upstream.worker.front.changed(change)
+
+    def _is_followed(self, series: Series, feed: Feed) -> bool:
+        upstream = self._upstreams.get(feed.series)
+        return upstream is not None and series in upstream.streams
 
     def _follow(self, feed: Feed) -> _Upstream:
         upstream = _Upstream(feed)
-        upstream.worker = SeriesWorker(
-            feed,
-            history=self._history,
-            storage=self._storage,
-            emit=upstream.emit,
-            urgent=self._urgent,
-            stall_ms=self._stall_ms,
-        )
+        upstream.worker = self._workers(feed, upstream.emit)
         upstream.task = self._supervisor.run(f"follow {feed.series}", upstream.worker.run)
         self._upstreams[feed.series] = upstream
         self._metrics.stream_upstreams.set(len(self._upstreams))
@@ -178,10 +192,19 @@ class SubscriptionService:
 
     def _derive(self, upstream: _Upstream, series: Series) -> Stream:
         """The stream of `series`: the base itself, or one that is made of it."""
-        next_ms = upstream.worker.next_ms
+        next_ms = upstream.worker.front.next_ms
         bucket = TimeRange(series.timeframe.floor(next_ms), next_ms)
-        stream = Stream(series, bucket.start_ms, self._broadcast, ring_size=self._ring_size)
+        provider = upstream.feed.provider
+        lag = self._metrics.stream_lag.labels(provider.name)
+        stream = Stream(
+            series,
+            bucket.start_ms,
+            self._broadcast,
+            ring_size=self._ring_size,
+            on_written=lambda closed_ms: lag.observe((provider.now_ms() - closed_ms) / 1000),
+        )
         upstream.streams[series] = stream
+        self._count += 1
         if series != upstream.feed.series:
             stream.deriver = Deriver(series.timeframe, next_ms, emit=stream.take, revise=stream.revise)
             work = partial(self._supply, upstream.feed, stream, stream.deriver, bucket)
@@ -220,6 +243,7 @@ class SubscriptionService:
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]
+        self._count -= 1
         if stream.task is not None:
             stream.task.cancel()
         if not upstream.streams:

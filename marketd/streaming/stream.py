@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
@@ -23,7 +24,13 @@ class Stream:
     """
 
     def __init__(
-        self, series: Series, next_ms: int, broadcast: BroadcastManager, *, ring_size: int
+        self,
+        series: Series,
+        next_ms: int,
+        broadcast: BroadcastManager,
+        *,
+        ring_size: int,
+        on_written: Callable[[int], None],
     ) -> None:
         self.series = series
         self.next_ms = next_ms
@@ -32,6 +39,8 @@ class Stream:
         self.task: asyncio.Task[None] | None = None
         self.ending: asyncio.TimerHandle | None = None
         self._broadcast = broadcast
+        # Given the time that a bar has closed at, once its clients' outboxes have been emptied.
+        self._on_written = on_written
         self._forming: BarEvent | None = None
         # Buckets to publish anew, each with the revision of what has changed in it; and as what revision
         # those of late were published.
@@ -55,7 +64,11 @@ class Stream:
         message, next_ms = self._message(event)
         if next_ms is not None:
             self.ring.add(message, next_ms)
-        self._broadcast.publish(self.series, event, message)
+        was_told = self._broadcast.publish(self.series, event, message)
+        if was_told and isinstance(event, BarEvent) and event.closed and not event.rev:
+            # The outboxes write in this turn of the loop, before what is due after them.
+            closed_ms = self.series.timeframe.end(event.bar[0])
+            asyncio.get_running_loop().call_soon(self._on_written, closed_ms)
 
     def greeting(self, health: HealthEvent) -> list[tuple[News, Message]]:
         """What a client is told when it joins: the forming bar, and that the feed is not well."""

@@ -62,6 +62,7 @@ def make_app(
             _get("/api/v1/providers", market_routes.get_providers),
             _get("/api/v1/symbols", market_routes.get_symbols),
             _get("/api/v1/ohlcv", market_routes.get_ohlcv),
+            _get("/api/v1/ticks", market_routes.get_ticks),
             _get("/api/v1/gaps", market_routes.get_gaps),
             _post("/api/v1/aggregates/refresh", aggregate_routes.refresh_aggregates),
             _get("/api/v1/backfills", backfill_routes.get_backfills),

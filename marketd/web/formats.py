@@ -1,20 +1,25 @@
-"""Bars as JSON, CSV or Arrow, whichever the client's Accept header asks for first."""
+"""Bars and trades as JSON, CSV or Arrow, whichever the client's Accept header asks for first."""
 
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from marketd.barfiles.csv_text import HEADING, csv_row
 from marketd.domain.bar import Value
 from marketd.domain.errors import Unsupported
+from marketd.domain.instrument import Instrument
 from marketd.encoding import to_json
 from marketd.market.service import BarsPage, SeriesName
+from marketd.market.tick_pages import TicksPage
 
+TICK_HEADING = ("timestamp_ms", "price", "size", "side", "trade_id")
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 _FILLED = "filled"  # a further column, where rows for empty intervals were asked for
 _QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
@@ -28,12 +33,26 @@ class Answer(NamedTuple):
     name: SeriesName
     page: BarsPage
 
+    @property
+    def size(self) -> int:
+        return len(self.page.bars)
 
-async def respond(kind: str, answer: Answer) -> web.Response:
+
+class TicksAnswer(NamedTuple):
+    """A page of trades and the instrument that it is of."""
+
+    name: Instrument
+    page: TicksPage
+
+    @property
+    def size(self) -> int:
+        return len(self.page.ticks)
+
+
+async def respond(kind: str, answer: Answer | TicksAnswer) -> web.Response:
     """The answer as `kind`, one of those that `chosen` gives."""
-    encode = _ENCODERS[kind]
-    big = len(answer.page.bars) > _INLINE
-    body = await asyncio.to_thread(encode, answer) if big else encode(answer)
+    encode = _ENCODERS[kind] if isinstance(answer, Answer) else _TICK_ENCODERS[kind]
+    body = await asyncio.to_thread(encode, answer) if answer.size > _INLINE else encode(answer)
     response = web.Response(body=body, content_type=kind, headers={"Vary": "Accept"})
     if kind != JSON:
         # What the other formats have no place for.
@@ -123,12 +142,7 @@ def _csv(answer: Answer) -> bytes:
 
 
 def _arrow(answer: Answer) -> bytes:
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise Unsupported(
-            "Arrow needs the extra packages of marketd[arrow], which are not installed."
-        ) from None
+    pa = _pyarrow()
     columns: Sequence[Sequence[Value]] = list(zip(*answer.page.bars, strict=True)) or [()] * 6
     kinds = [pa.timestamp("ms", tz="UTC"), *[pa.float64()] * 5]
     arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
@@ -136,6 +150,53 @@ def _arrow(answer: Answer) -> bytes:
     marks = _marks(answer.page)
     if marks is not None:
         table = table.append_column(_FILLED, pa.array(marks, pa.bool_()))
+    return _arrow_stream(table)
+
+
+def _ticks_json(answer: TicksAnswer) -> bytes:
+    what, page = answer
+    return to_json(
+        {
+            "market": what.market,
+            "provider": what.provider,
+            "symbol": what.symbol,
+            "ticks": page.ticks,
+            "complete": not page.gaps,
+            "gaps": gaps_out(page.gaps),
+            "next_page_token": page.next_page_token,
+        }
+    )
+
+
+def _ticks_csv(answer: TicksAnswer) -> bytes:
+    text = io.StringIO()
+    # An id is the provider's own text, which may hold whatever it likes.
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(TICK_HEADING)
+    rows.writerows(answer.page.ticks)
+    return text.getvalue().encode()
+
+
+def _ticks_arrow(answer: TicksAnswer) -> bytes:
+    pa = _pyarrow()
+    columns = list(zip(*answer.page.ticks, strict=True)) or [()] * 5
+    kinds = [pa.timestamp("ms", tz="UTC"), pa.float64(), pa.float64(), pa.string(), pa.string()]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    return _arrow_stream(pa.table(dict(zip(TICK_HEADING, arrays, strict=True))))
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise Unsupported(
+            "Arrow needs the extra packages of marketd[arrow], which are not installed."
+        ) from None
+    return pyarrow
+
+
+def _arrow_stream(table: Any) -> bytes:
+    pa = _pyarrow()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -143,4 +204,9 @@ def _arrow(answer: Answer) -> bytes:
     return encoded
 
 
-_ENCODERS: dict[str, Callable[[Answer], bytes]] = {JSON: _json, CSV: _csv, ARROW: _arrow}
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {JSON: _json, CSV: _csv, ARROW: _arrow}
+_TICK_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    JSON: _ticks_json,
+    CSV: _ticks_csv,
+    ARROW: _ticks_arrow,
+}

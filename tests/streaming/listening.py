@@ -50,6 +50,9 @@ class Sink:
     def is_full(self) -> bool:
         return not self._has_room.is_set()
 
+    def held(self) -> int:
+        return 0 if self._has_room.is_set() else 1
+
     async def drain(self) -> None:
         await self._has_room.wait()
 

@@ -24,7 +24,7 @@ OTHER = Series(INSTRUMENT, Timeframe.parse("5m"))
 class Box:
     """An outbox, its sink, and whether the client was given up."""
 
-    def __init__(self, most_bytes: int = 1_000_000) -> None:
+    def __init__(self, most_bytes: int = 1_000_000, patience_s: float = 60) -> None:
         self.sink = Sink()
         self.overflows = 0
         self.metrics = Metrics()
@@ -33,6 +33,7 @@ class Box:
             self.sink,
             Postman(self.metrics),
             most_bytes=most_bytes,
+            patience_s=patience_s,
             overflow=self._overflow,
             metrics=self.metrics,
         )
@@ -175,3 +176,28 @@ def test_a_frame_of_any_length_is_a_frame(length: int) -> None:
     (payload,) = payloads(message.frame(Format.JSON))
     assert len(payload) == max(length, envelope)
     assert json.loads(payload) == message.body
+
+
+async def test_a_client_that_takes_nothing_for_too_long_is_given_up() -> None:
+    box = Box(patience_s=0.05)
+    box.sink.fill()
+    box.put(0, 1.0, closed=True)
+    async with asyncio.timeout(5):
+        while not box.overflows:  # noqa: ASYNC110 - an outbox tells nobody else
+            await asyncio.sleep(0.01)
+    box.put(1, 1.0, closed=True)
+    assert (box.overflows, len(box.sink.writes)) == (1, 1)
+
+
+async def test_a_client_that_takes_something_now_and_then_is_kept() -> None:
+    box = Box(patience_s=0.2)
+    held = iter(range(20, 0, -1))
+    box.sink.held = lambda: next(held, 0)  # type: ignore[method-assign]
+    box.sink.fill()
+    box.put(0, 1.0, closed=True)
+    await box.sink.take()
+    box.put(1, 1.0, closed=True)
+    await asyncio.sleep(0.5)
+    assert box.overflows == 0
+    box.sink.empty()
+    assert len(await box.sink.take()) == 1

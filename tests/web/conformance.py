@@ -19,7 +19,7 @@ def map_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) ->
     for given in (case.query, case.body):
         if isinstance(given, dict):
             _make_sense(given)
-    if case.path == "/api/v1/ohlcv" and isinstance(case.query, dict):
+    if case.path in ("/api/v1/ohlcv", "/api/v1/ticks") and isinstance(case.query, dict):
         # Hundreds of long bars are made of millions of simulated minutes, which takes its time.
         case.query["limit"] = min(int(case.query.get("limit", 5)), 5)
     if case.path == "/api/v1/backfills" and isinstance(case.body, dict):

@@ -67,9 +67,12 @@ class Socket:
 
     async def ended(self) -> int | None:
         """The code that the daemon closes with, whatever comes before."""
-        while (await self.raw.receive(timeout=PATIENCE_S)).type in (WSMsgType.TEXT, WSMsgType.BINARY):
+        while (frame := await self.raw.receive(timeout=PATIENCE_S)).type in (
+            WSMsgType.TEXT,
+            WSMsgType.BINARY,
+        ):
             pass
-        return self.raw.close_code
+        return frame.data if frame.type is WSMsgType.CLOSE else self.raw.close_code
 
 
 Connect = Callable[..., Awaitable[Socket]]

@@ -42,7 +42,7 @@ class SimPlugin(MarketPlugin, BarStreams, TickStreams, TickHistory, MarketHours)
     settings_schema = SimSettings
     page_limit = 10_000
     is_authoritative = True
-    tick_page_limit = 10_000
+    tick_page_limit = 2_000
 
     def __init__(self, context: PluginContext) -> None:
         super().__init__(context)

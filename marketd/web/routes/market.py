@@ -1,4 +1,4 @@
-"""Markets, providers, symbols, bars and gaps."""
+"""Markets, providers, symbols, bars, trades and gaps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from marketd.encoding import to_json
 from marketd.market.service import SeriesName, Window
 from marketd.plugins.provider import Provider
 from marketd.web import schemas
-from marketd.web.formats import ARROW, CSV, JSON, Answer, chosen, gaps_out, respond
+from marketd.web.formats import ARROW, CSV, JSON, Answer, TicksAnswer, chosen, gaps_out, respond
+from marketd.web.json_schema import json_schema
 from marketd.web.keys import MARKET, SUBSCRIPTIONS
 from marketd.web.ready import STABLE
 from marketd.web.validation import QUERY, operation
@@ -33,6 +34,8 @@ async def get_markets(request: web.Request) -> web.Response:
     "Providers, what they can and how they are",
     query=schemas.ProvidersQuery,
     answers={200: (schemas.ProvidersOut, "The providers of the configuration.")},
+    description="Some find out what they have when they open, which the first use does: of one that is "
+    "`idle` it may be unknown. `schemas` say what may be configured and asked, never what was.",
 )
 async def get_providers(request: web.Request) -> web.Response:
     providers = request.app[MARKET].providers(request[QUERY].get("market"))
@@ -51,7 +54,7 @@ async def get_providers(request: web.Request) -> web.Response:
 async def get_symbols(request: web.Request) -> web.Response:
     query = request[QUERY]
     page = await request.app[MARKET].symbols(
-        query["market"],
+        query.get("market"),
         query["provider"],
         query=query["query"],
         limit=query["limit"],
@@ -60,6 +63,7 @@ async def get_symbols(request: web.Request) -> web.Response:
     symbols = [
         {
             "symbol": info.symbol,
+            "market": info.market,
             "name": info.name,
             "base": info.base,
             "quote": info.quote,
@@ -96,6 +100,28 @@ async def get_ohlcv(request: web.Request) -> web.Response:
 
 
 @operation(
+    "ticks",
+    "Trades of an instrument",
+    query=schemas.TicksQuery,
+    answers={200: (schemas.TicksOut, "Trades, ascending by time.")},
+    description="The first trades from `since`, or the last ones before `before`: the stored ones, and "
+    "what the provider's own history has, if it has one. What was neither followed nor fetched is "
+    "listed in `gaps`, and `complete` is false then. A trade is time, price, size, the taker's side and "
+    "the provider's id; side and id may be empty. "
+    "`Accept: text/csv` or `application/vnd.apache.arrow.stream` gives other formats: there the headers "
+    "Marketd-Complete and Marketd-Next-Page-Token say the rest.",
+    produces=(JSON, CSV, ARROW),
+)
+async def get_ticks(request: web.Request) -> web.Response:
+    kind = chosen(",".join(request.headers.getall("Accept", [])))
+    query = request[QUERY]
+    instrument = Instrument(query["market"], query["provider"], query["symbol"])
+    window = Window(query.get("since"), query.get("before"), query["limit"], query.get("page_token"))
+    page = await request.app[MARKET].ticks(instrument, window)
+    return await respond(kind, TicksAnswer(instrument, page))
+
+
+@operation(
     "bars",
     "What is not known of a series",
     query=schemas.GapsQuery,
@@ -127,7 +153,22 @@ def _provider(provider: Provider) -> dict[str, Any]:
         "markets": list(plugin.markets),
         "timeframes": [str(timeframe) for timeframe in plugin.timeframes],
         "features": provider.features,
+        "limits": _limits(provider),
+        "schemas": {
+            "settings": json_schema(plugin.settings_schema),
+            "credentials": json_schema(plugin.credentials_schema),
+            "params": json_schema(plugin.params_schema),
+        },
         "health": {"state": provider.health.state, "message": provider.health.message},
+    }
+
+
+def _limits(provider: Provider) -> dict[str, Any]:
+    plugin, rate = provider.plugin, provider.rate_limit
+    return {
+        "page": plugin.page_limit,
+        "concurrency": plugin.concurrency,
+        "rate": rate and {"requests": rate.requests, "per_ms": rate.per_ms, "burst": rate.burst},
     }
 
 

@@ -21,11 +21,12 @@ from marketd.streaming.service import Joined, SubscriptionService
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import cancel_all
 from marketd.web.ws.commands import decode, validated
+from marketd.web.ws.limits import MessageRate
 
 log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
-_PARTING_S = 5.0
+_PARTING_S = 3.0
 
 
 class _Followed(NamedTuple):
@@ -61,9 +62,11 @@ class Connection:
             self._wire,
             postman,
             most_bytes=limits.outbox,
+            patience_s=limits.patience / 1000,
             overflow=self._cut,
             metrics=metrics,
         )
+        self._rate = MessageRate(limits.max_rate)
         self._cutting: asyncio.Task[None] | None = None
         self._followed: dict[Series, _Followed] = {}
 
@@ -91,9 +94,22 @@ class Connection:
         self._outbox.close()
         await self._socket.close(code=code, message=reason.encode())
 
+    @property
+    def queued(self) -> int:
+        """How many bytes wait for the client to take them."""
+        return self._outbox.waiting + self._wire.held()
+
+    def too_big(self) -> None:
+        """Says, ahead of the goodbye, why it comes: the client has sent too large a message."""
+        most = self._limits.max_message
+        self._refuse("", LimitExceeded.code, f"A message may have {most} bytes (max_message).")
+        self._outbox.write()
+        self._outbox.close()
+
     async def _obey(self, data: str | bytes) -> None:
         command_id = ""
         try:
+            self._rate.take()
             raw = decode(data, self._format)
             found = raw.get("id")
             command_id = found[:64] if isinstance(found, str) else ""
@@ -128,6 +144,7 @@ class Connection:
             raise Conflict(
                 f"This client follows {taken.instrument.symbol} at {taken.timeframe} already."
             )
+        self._subscriptions.check_room(streams)
         since: int | None = command.get("since")
         resume: Cursor | None = None
         if "resume" in command:
@@ -230,7 +247,10 @@ class _Wire:
             self._transport.write(data)
 
     def is_full(self) -> bool:
-        return self._transport.get_write_buffer_size() > self._most_bytes
+        return self.held() > self._most_bytes
+
+    def held(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     async def drain(self) -> None:
         await self._writer.drain()

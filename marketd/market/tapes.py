@@ -1,0 +1,201 @@
+"""The trades of an instrument: from the store where that proves them, else from the provider.
+
+Every trade goes into the store through here, from a stream as from history, so that who follows an
+instrument is told each new one once, in the order in which they were stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from marketd.domain.bar import Tick
+from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
+from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
+from marketd.domain.instrument import Instrument
+from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
+from marketd.market.ranges import RangeLocks
+from marketd.metrics import Metrics
+from marketd.plugins.feed import TickFeed
+from marketd.plugins.guard import NOW, Turn
+from marketd.storage import Storage
+from marketd.storage.base import reach_of_ticks
+
+Told: TypeAlias = Callable[[Sequence[Tick]], None]
+
+# The present is not asked for again within this time.
+_FRESH_MS = 1_000
+# Looking for the newest trades begins with so long a time, and goes on with four times as long each.
+_FIRST_WINDOW_MS = 60_000
+
+
+class TapeRead(NamedTuple):
+    """Trades, ascending: all there are in `reach`, but for `gaps`.
+
+    `seq` counts the news that had been told of the instrument when it was read: these are in it.
+    `failure` is what the provider said where a gap is its fault.
+    """
+
+    ticks: list[Tick]
+    reach: TimeRange
+    gaps: list[Gap]
+    seq: int
+    failure: ProviderFailed | NotReady | None
+
+
+class _Tape:
+    """One instrument's: who is told, how often that was, and a lock of both with the store."""
+
+    def __init__(self) -> None:
+        self.told: Told | None = None
+        self.seq = 0
+        self.lock = asyncio.Lock()
+
+
+class Tapes:
+    """Keeps and reads the trades of instruments; safe to call at once for the same ones."""
+
+    def __init__(self, storage: Storage, metrics: Metrics) -> None:
+        self._storage = storage
+        self._metrics = metrics
+        self._locks = RangeLocks()
+        # One an instrument that was ever asked for, of those that providers list.
+        self._tapes: dict[Instrument, _Tape] = {}
+
+    def listen(self, instrument: Instrument, told: Told | None) -> None:
+        """From now on `told` is called with the trades that are new in the store; None ends it."""
+        self._tape(instrument).told = told
+
+    async def keep(self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered]) -> None:
+        """Stores trades (ascending) with what they prove, and tells of those that are new.
+
+        A caller that is cancelled does not keep others from being told.
+        """
+        keeping = asyncio.ensure_future(self._keep(feed, ticks, covered))
+        # Where nobody waits for it any more, its failure is the store's to log.
+        keeping.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(keeping)
+
+    async def fill(self, feed: TickFeed, span: TimeRange, turn: Turn = NOW) -> list[Gap]:
+        """Fetches what of `span` is not proven, and gives what cannot be had.
+
+        Raises ProviderFailed or NotReady; what was stored until then stays.
+        """
+        cursor = span.start_ms
+        gaps: list[Gap] = []
+        async with self._locks.hold(feed.instrument, span):
+            while cursor < span.end_ms:
+                rest = TimeRange(cursor, span.end_ms)
+                known = await self._storage.read_ticks(feed.instrument, rest, limit=0)
+                missing = subtract(rest, proven(known.coverage))
+                if not missing:
+                    break
+                cursor, refused = await self._page(feed, missing[0], turn)
+                gaps += refused
+        return lay([], gaps)
+
+    async def read(
+        self, feed: TickFeed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
+    ) -> TapeRead:
+        """The first (or, `newest`, the last) `limit` trades of `span`, up to the present.
+
+        What is not proven is asked of the provider, if it has a history of trades, until `deadline_s`
+        (the loop's time). What is missing then is told as gaps. Raises StorageFailed alone.
+        """
+        tape = self._tape(feed.instrument)
+        span = span.clip(TimeRange(MIN_MS, feed.provider.now_ms() + 1))
+        asked: list[TimeRange] = []
+        failure: ProviderFailed | NotReady | None = None
+        reason = Reason.UNRECOVERABLE
+        window_ms = _FIRST_WINDOW_MS
+        while True:
+            async with tape.lock:
+                stored = await self._storage.read_ticks(
+                    feed.instrument, span, limit=limit, newest=newest
+                )
+                seq = tape.seq
+            reach = reach_of_ticks(stored.ticks, span, limit=limit, newest=newest)
+            unknown = subtract(reach, merge([*proven(stored.coverage), *asked]))
+            now_ms = feed.provider.now_ms()
+            missing = [piece for piece in unknown if piece.start_ms < now_ms - _FRESH_MS]
+            if not missing or not feed.provider.has_tick_history:
+                break
+            piece = missing[0]
+            if newest:
+                piece = missing[-1]._replace(
+                    start_ms=max(missing[-1].start_ms, missing[-1].end_ms - window_ms)
+                )
+                window_ms *= 4
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    # From the newest backwards a part counts once it is whole.
+                    end_ms = await self._part(feed, piece, Turn(deadline_s), whole=newest)
+            except ProviderRateLimited as error:
+                failure, reason = error, Reason.PENDING
+                break
+            except (ProviderFailed, NotReady) as error:
+                failure, reason = error, Reason.FEED_DOWN
+                break
+            except TimeoutError:
+                reason = Reason.PENDING
+                break
+            asked.append(TimeRange(piece.start_ms, end_ms))
+            asked = merge(asked)
+        gaps = self._gaps(feed, reach, stored.coverage, asked, reason)
+        return TapeRead(stored.ticks, reach, gaps, seq, failure)
+
+    async def _keep(self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered]) -> None:
+        tape = self._tape(feed.instrument)
+        async with tape.lock:
+            new = await self._storage.store_ticks(feed.instrument, ticks, covered)
+            self._metrics.ticks_stored.labels(feed.provider.name).inc(len(new))
+            if new and tape.told is not None:
+                tape.seq += 1
+                tape.told(new)
+
+    async def _part(self, feed: TickFeed, piece: TimeRange, turn: Turn, *, whole: bool) -> int:
+        """Fetches a piece, or its first page, and says up to where it has been asked for."""
+        if whole:
+            await self.fill(feed, piece, turn)
+            return piece.end_ms
+        async with self._locks.hold(feed.instrument, piece):
+            end_ms, _ = await self._page(feed, piece, turn)
+        return end_ms
+
+    async def _page(self, feed: TickFeed, span: TimeRange, turn: Turn) -> tuple[int, list[Gap]]:
+        """Fetches and stores one page of `span`; says where it ends, and what cannot be had of it."""
+        settled_ms = feed.provider.now_ms() - feed.provider.plugin.settle_ms
+        page = await feed.provider.fetch_ticks(feed.instrument.symbol, span, turn)
+        told = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
+        refused = cover((piece.clip(told) for piece in page.refused), Reason.UNRECOVERABLE)
+        proofs = cover(subtract(told, [one.range for one in refused]), Reason.DATA)
+        await self.keep(feed, page.ticks, [*proofs, *refused])
+        return page.end_ms, refused
+
+    def _gaps(
+        self,
+        feed: TickFeed,
+        reach: TimeRange,
+        coverage: Sequence[Covered],
+        asked: Sequence[TimeRange],
+        reason: Reason,
+    ) -> list[Gap]:
+        """What of `reach` is not known, and why."""
+        now_ms = feed.provider.now_ms()
+        # What was just asked for and is not settled may be there later: no gap, but no proof either.
+        recent = TimeRange(now_ms - feed.provider.plugin.settle_ms - _FRESH_MS, now_ms + 1)
+        tail = [piece.clip(recent) for piece in asked]
+        if feed.provider.has_tick_history:
+            tail.append(TimeRange(now_ms - _FRESH_MS, now_ms + 1))
+        gaps: list[Gap] = []
+        for gap in gaps_in(reach, coverage):
+            for piece in subtract(gap.range, merge(tail)):
+                gaps.append(Gap(*piece, reason if gap.reason is Reason.PENDING else gap.reason))
+        if gaps and self._tape(feed.instrument).told is not None and gaps[-1].end_ms >= now_ms:
+            # Whoever follows it will know of this time with the next trade.
+            gaps[-1] = gaps[-1]._replace(reason=Reason.PENDING)
+        return lay([], gaps)
+
+    def _tape(self, instrument: Instrument) -> _Tape:
+        return self._tapes.setdefault(instrument, _Tape())
