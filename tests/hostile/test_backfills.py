@@ -70,9 +70,10 @@ async def test_it_goes_on_after_a_restart_and_fetches_nothing_twice(world: World
     world.vendor.mood = only_from(START + 300 * M)
     told = await begin(world)
     await until(world, told, lambda one: one["progress"] == 0.5)
+    await world.stop()
     world.vendor.asked.clear()
     world.vendor.mood = well
-    await world.restart()
+    await world.start()
     told = await ended(world, told)
     assert (told["state"], told["new"]) == ("done", len(world.truth(0, 300)))
     assert {one.span.start_ms < START + 300 * M for one in world.vendor.asked} == {True}
@@ -137,9 +138,10 @@ async def test_a_repair_goes_on_where_it_was_after_a_restart_and_tells_of_all_of
     told = await begin(world, repair=True)
     for minute in (300, 100, 0):
         before_ms, answered_ms = answered_ms, START + minute * M
+        await world.stop()
         world.vendor.mood = only_from(answered_ms)
         world.vendor.asked.clear()
-        await world.restart()
+        await world.start()
         jobs = world.daemon.storage.jobs
         while answered_ms not in [  # noqa: ASYNC110 - a store has no event
             Backfill.of(job).repaired_ms for job in await jobs(KIND)
