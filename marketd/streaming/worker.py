@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -23,6 +22,7 @@ from marketd.streaming.front import Front
 from marketd.streaming.needs import History, Urgent
 from marketd.streaming.polling import poll
 from marketd.streaming.recheck import recheck
+from marketd.streaming.retry import Backoff, first, pause
 from marketd.streaming.silence import watch_silence
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _GRACE_MS = 1_000
 # What may wait of a stream while a bar is being stored, or the store is away.
 _INBOX = 1_000
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _STORE_PAUSE_S = 1.0
 
 
@@ -72,7 +71,7 @@ class SeriesWorker:
 
     async def _keep_following(self) -> None:
         front = self._front
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff()
         while True:
             before_ms = front.next_ms
             try:
@@ -82,9 +81,8 @@ class SeriesWorker:
             except MarketdError as error:
                 front.tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
             if front.next_ms > before_ms:
-                pause_s = _FIRST_PAUSE_S
-            await _pause(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                backoff = Backoff()
+            await backoff.pause()
 
     async def _follow(self) -> None:
         """One connection's life: raises when it ends."""
@@ -98,7 +96,7 @@ class SeriesWorker:
                 while True:
                     await self._handle(await inbox.get(), inbox)
         except* MarketdError as failures:
-            raise _first(failures) from None
+            raise first(failures) from None
 
     def _watch(self, inbox: asyncio.Queue[BarUpdate | int], group: asyncio.TaskGroup) -> None:
         """Makes up for what a stream may keep to itself."""
@@ -125,7 +123,7 @@ class SeriesWorker:
                 self._front.tell("down", error.message)
                 if inbox.full():
                     raise
-                await _pause(_STORE_PAUSE_S)
+                await pause(_STORE_PAUSE_S)
             else:
                 # A stream that was mute is believed once it speaks.
                 if self._front.health.state == "down" or isinstance(item, BarUpdate):
@@ -202,12 +200,3 @@ class LoneWorker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.front.run())
             await self._worker.follow()
-
-
-async def _pause(longest_s: float) -> None:
-    await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311 - full jitter
-
-
-def _first(group: BaseExceptionGroup[MarketdError]) -> MarketdError:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
