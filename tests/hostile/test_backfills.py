@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ from aiohttp import web
 from backfilling import PATH, begin, call, ended, fetched_twice, until
 from besieged import START, M, Make, World
 from stand_in import SYMBOL, Asked, Mood, Vendor, cut, hanging, rows, slow, status, well
+from stand_in_plugin import StandInPlugin
 
 from marketd.backfill.job import KIND, Backfill
+from marketd.domain.bar import Bar
+from marketd.domain.timerange import TimeRange
 
 
 def only_from(at_ms: int) -> Mood:
@@ -44,6 +49,56 @@ async def test_pieces_of_one_series_come_side_by_side_and_the_newest_first(world
     assert world.vendor.asked[0].span.end_ms == START + 600 * M
     assert len(world.vendor.asked) == 6
     assert loop.time() - begun_s < 0.5  # three at once: two rounds instead of six
+
+
+async def test_many_backfills_together_use_all_places_but_one(world: World) -> None:
+    together: list[int] = [0]
+    most = 0
+
+    async def counted(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
+        nonlocal most
+        together[0] += 1
+        most = max(most, together[0])
+        try:
+            return await slow(0.02)(vendor, asked, request)
+        finally:
+            together[0] -= 1
+
+    world.vendor.mood = counted
+    for one in [await begin(world, symbol=f"S{n}") for n in range(5)]:
+        assert (await ended(world, one))["state"] == "done"
+    assert most == StandInPlugin.concurrency - 1
+    assert fetched_twice(world) == []
+
+
+async def test_pieces_without_a_bar_are_kept_as_known_and_the_rest_goes_on(
+    make: Make, simulated: Sequence[Bar]
+) -> None:
+    quiet = TimeRange(START + 150 * M, START + 450 * M)
+    world = await make([one for one in simulated if not quiet.start_ms <= one[0] < quiet.end_ms])
+    told = await ended(world, await begin(world))
+    assert (told["state"], told["progress"], told["bars"]) == ("done", 1.0, 300)
+    assert await world.stored() == world.truth(0, 600)
+    asked = len(world.vendor.asked)
+    assert (await ended(world, await begin(world)))["progress"] == 1.0
+    assert await world.bars(since=START, before=START + 600 * M) == world.truth(0, 600)
+    assert len(world.vendor.asked) == asked
+
+
+async def test_pauses_after_failures_are_of_any_length_up_to_one_that_doubles(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def draw(least: float, most: float) -> float:
+        drawn.append((least, most))
+        return 0.0
+
+    monkeypatch.setattr("marketd.backfill.round.random", SimpleNamespace(uniform=draw))
+    world.vendor.moods = [status(500)] * (4 * 3)
+    told = await ended(world, await begin(world, before=START + 100 * M))
+    assert told["state"] == "done"
+    assert drawn == [(0, 0.5 * 2**attempt) for attempt in range(4)]
 
 
 async def test_what_passes_is_tried_again_until_it_has_passed(world: World) -> None:
@@ -217,6 +272,8 @@ async def test_what_is_wrong_with_one_is_said_and_nothing_begins(world: World, n
     }
     answered, body = await call(world, "POST", json=wanted | fields)
     assert (answered, body["code"]) == (code, error), body
+    if "params" in fields:
+        assert body["detail"] == "adjust is not a parameter here; vendor takes venue."
     assert (await call(world, "GET"))[1] == {"backfills": []}
 
 
