@@ -23,7 +23,7 @@ check: $(VENV)/.dev  ## format, lint, types, imports
 bench: $(VENV)/.bench  ## measure against the performance budget
 	$(BIN)/python -m bench
 
-soak: $(VENV)/.dev  ## kill a writing store 500 times, cut its power 10,000 times
+soak: $(VENV)/.dev  ## kill a writing store 500 times, cut its power 10,000 times, trouble nodes 200 times
 	$(BIN)/python -m soak
 
 clean:  ## remove everything that was made here

@@ -156,6 +156,9 @@ class Metrics:
         self.stream_upstreams = Gauge(
             "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
         )
+        self.stream_leading = Gauge(
+            "marketd_stream_leading", "Series that this node follows for all nodes.", registry=registry
+        )
         self.stream_led = Counter(
             "marketd_stream_leader_changes_total",
             "Times that this node became the one that follows a series for all.",

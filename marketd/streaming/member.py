@@ -142,6 +142,7 @@ class NodeWorker:
             return
         self._metrics.stream_led.inc()
         log.info("leading series=%s fence=%d", self._feed.series, self._fence)
+        self._metrics.stream_leading.inc()
         self._leads = True
         self._told_ms = self.front.next_ms
         try:
@@ -150,6 +151,7 @@ class NodeWorker:
             # Whether the lease is still this node's own, the next round tells.
             self._part = Part.WAITING
         finally:
+            self._metrics.stream_leading.dec()
             self._leads = False
             self._bars, self._has_gap = [], False
             log.info("not leading any more series=%s fence=%d", self._feed.series, self._fence)
