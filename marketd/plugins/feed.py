@@ -49,7 +49,10 @@ class Feed:
     @property
     def is_streamed(self) -> bool:
         """True if the plugin pushes these bars; a stream knows nothing of request parameters."""
-        return self.provider.streams_bars and not self.series.variant
+        series = self.series
+        return not series.variant and self.provider.streams_bars(
+            series.instrument.symbol, series.timeframe
+        )
 
     @property
     def may_correct(self) -> bool:

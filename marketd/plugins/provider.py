@@ -101,10 +101,14 @@ class Provider:
         }
         return [name for name, has_it in capabilities.items() if has_it]
 
-    @property
-    def streams_bars(self) -> bool:
-        """True if the plugin pushes bars; if not, they are polled."""
-        return "bar_stream" in self.features
+    def streams_bars(self, symbol: str, timeframe: Timeframe) -> bool:
+        """True if the plugin pushes the bars of this series; if not, they are polled."""
+        plugin = self.plugin
+        return (
+            isinstance(plugin, BarStreams)
+            and plugin.has_bar_stream
+            and plugin.streams_bars_of(symbol, timeframe)
+        )
 
     @property
     def streams_ticks(self) -> bool:
@@ -342,7 +346,10 @@ class Provider:
         turn: Turn,
     ) -> Fetched:
         plugin = instance.plugin
-        limit = plugin.page_limit
+        limit, most = plugin.page_limit, plugin.page_intervals
+        if most is not None:
+            end_ms = timeframe.shift(timeframe.ceil(span.start_ms), most)
+            span = TimeRange(span.start_ms, min(span.end_ms, end_ms))
         asked_at_ms = plugin.clock.now_ms()
 
         async def page() -> object:

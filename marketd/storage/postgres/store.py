@@ -17,7 +17,9 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage.base import (
     Change,
+    Checkup,
     Job,
+    QueryPlan,
     Revision,
     Storage,
     Stored,
@@ -25,18 +27,22 @@ from marketd.storage.base import (
     StoredTicks,
 )
 from marketd.storage.postgres import bars as bar_rows
+from marketd.storage.postgres import jobs as job_rows
 from marketd.storage.postgres import names
 from marketd.storage.postgres import ticks as tick_rows
 from marketd.storage.postgres.aggregates import Asked, Rollups
+from marketd.storage.postgres.checkup import check
 from marketd.storage.postgres.connection import (
     FAILURES,
     Connection,
     Connections,
     is_away,
+    kind_of,
     reason,
 )
 from marketd.storage.postgres.notes import Note, Notes
 from marketd.storage.postgres.opening import prepare
+from marketd.storage.postgres.profile import profile
 from marketd.storage.postgres.timescale import Views
 
 log = logging.getLogger(__name__)
@@ -48,16 +54,6 @@ _CLOSE_S = 5.0
 _REFRESH_S = 600.0
 
 _PROBE = "UPDATE marketd_schema SET version = version"
-_SAVE_JOB = """
-    INSERT INTO job (id, kind, state, body, created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, state = excluded.state, body = excluded.body,
-        created_ms = excluded.created_ms, updated_ms = excluded.updated_ms
-"""
-_JOBS = """
-    SELECT id, kind, state, body, created_ms, updated_ms FROM job
-    WHERE kind = $1 ORDER BY created_ms, id COLLATE "C"
-"""
-_DELETE_JOB = "DELETE FROM job WHERE id = $1"
 
 
 @dataclass(slots=True, eq=False)
@@ -151,7 +147,7 @@ class PostgresStorage(Storage):
     async def probe(self) -> None:
         async with self._work("written") as connection:
             await connection.execute(_PROBE)
-        self.fault = ""
+        self._set_fault("")
 
     async def store(
         self,
@@ -176,7 +172,7 @@ class PostgresStorage(Storage):
                 rows = await names.lock(connection, self._ids, [series])
                 fence = await names.advance_fence(connection, rows[series].id)
             self._ids.keep([(series, rows[series].id)])
-        self.fault = ""
+        self._set_fault("")
         return fence
 
     async def read(
@@ -220,7 +216,7 @@ class PostgresStorage(Storage):
                 instrument_id = await self._ids.ensure(connection, instrument)
                 new = await tick_rows.store(connection, instrument_id, ticks, covered)
             self._ids.keep([(instrument, instrument_id)])
-        self.fault = ""
+        self._set_fault("")
         return new
 
     async def read_ticks(
@@ -247,16 +243,24 @@ class PostgresStorage(Storage):
 
     async def save_job(self, job: Job) -> None:
         async with self._work("written") as connection:
-            await connection.execute(_SAVE_JOB, *job)
-        self.fault = ""
+            await job_rows.save(connection, job)
+        self._set_fault("")
 
     async def jobs(self, kind: str) -> list[Job]:
         async with self._work("read") as connection:
-            return [Job(*row) for row in await connection.fetch(_JOBS, kind)]
+            return await job_rows.read(connection, kind)
 
     async def delete_job(self, job_id: str) -> None:
         async with self._work("written") as connection:
-            await connection.execute(_DELETE_JOB, job_id)
+            await job_rows.delete(connection, job_id)
+
+    async def check(self) -> Checkup:
+        return await check(self._opened())
+
+    async def profile(self) -> list[QueryPlan]:
+        connections = self._opened()
+        with self._saying("profiled"):
+            return await profile(connections, views=isinstance(self._aggregates, Views))
 
     def _opened(self) -> Connections:
         if self._connections is None:
@@ -282,7 +286,7 @@ class PostgresStorage(Storage):
         message = f"The database cannot be {done}: {reason(error)}."
         # Who cannot read may wait with what there is to write, so that no write would find this out.
         if is_away(error):
-            self.fault = message
+            self._set_fault(message, kind_of(error))
         return StorageFailed(message)
 
     async def _keep_fresh(self) -> None:
@@ -336,7 +340,7 @@ class PostgresStorage(Storage):
                 if not write.outcome.done():
                     write.outcome.set_exception(failure)
         else:
-            self.fault = ""
+            self._set_fault("")
             for write, stored in zip(group, results, strict=True):
                 if stored.inserted or stored.revised:
                     self._tell(write.change(stored.revised))
