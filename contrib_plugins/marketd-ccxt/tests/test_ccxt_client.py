@@ -1,4 +1,4 @@
-"""What ccxt's own object is told: which system to ask, with which key, and to leave the pace to marketd."""
+"""What ccxt itself is told: which system to ask, with which key, and to leave the pace to marketd."""
 
 from __future__ import annotations
 
