@@ -17,7 +17,8 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
-from marketd.cache import MemoryCache
+from marketd.cache import BarCache, MemoryCache
+from marketd.cache.redis import RedisCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -168,7 +169,7 @@ class Daemon:
             raise ConfigError("\n".join(wrong))
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
+        history = History(storage, self.metrics, self._caches())
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
@@ -223,6 +224,16 @@ class Daemon:
         supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
+
+    def _caches(self) -> list[BarCache]:
+        """Where bars are looked for before the store is asked, nearest first."""
+        caches: list[BarCache] = [MemoryCache(self._config.cache.memory)]
+        if self._config.redis.url and self.storage.identity:
+            # A database for one process alone is nearer than Redis.
+            caches.append(RedisCache(self._config.redis.url, self.storage.identity, self.metrics))
+        for cache in caches:
+            self._opened.push_async_callback(cache.close)
+        return caches
 
     async def _listen(self, app: web.Application) -> None:
         server = self._config.server
