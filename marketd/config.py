@@ -3,7 +3,8 @@
 `MARKETD_SERVER__PORT=9000` wins over `port` of `[server]`, and `MARKETD_PROVIDERS__SIM__SEED=2` over
 `seed` of `[providers.sim]`: two underscores between the parts, which are lower case in the file. A
 plugin's own setting is read from its variable as TOML (`2`, `true`, `["a"]`), and is text where it is
-none; a credential is always text. No other file reads the environment.
+none; a credential is always text. A file `providers.alpaca.key` among systemd's credentials is the
+credential `key` of `[providers.alpaca]`. No other file reads the environment.
 """
 
 # ruff: noqa: RUF009 - `setting` makes a dataclass field
@@ -23,6 +24,7 @@ from platformdirs import user_data_path
 from marketd.domain.errors import ConfigError
 from marketd.domain.rate_limit import RateLimit
 from marketd.kept import KeptConfig, read_kept
+from marketd.secret_files import secret_files
 from marketd.settings import (
     ByteCount,
     Kind,
@@ -153,7 +155,7 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True)
 class RedisConfig:
-    """What several processes share: the rate limits of the providers that they use with one key."""
+    """What several processes share: rate limits; over one PostgreSQL live series and bars, too."""
 
     url: str = setting(
         text("a Redis URL, redis://host:port/db, rediss://… (TLS) or unix:///path", _is_redis),
@@ -423,6 +425,10 @@ class _Reading:
             self._plugins_may_add = True
             for default in Config().providers.values():
                 self._providers[default.name] = {"plugin": default.plugin, **default.settings}
+        if folder := environ.get("CREDENTIALS_DIRECTORY"):
+            for secret in secret_files(Path(folder)):
+                path = [secret.provider, "credentials", secret.key]
+                self._override(bare(secret.name), path, secret.text, named)
         for variable, path in of_providers:
             self._override(bare(variable), path, environ[variable], named)
 

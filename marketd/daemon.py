@@ -17,6 +17,7 @@ from aiohttp import web
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
+from marketd.bus.redis import RedisBus, RedisLeases, connect
 from marketd.cache import BarCache, MemoryCache
 from marketd.cache.redis import RedisCache
 from marketd.clock import Clock, SystemClock
@@ -34,7 +35,10 @@ from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
+from marketd.streaming.member import NodeWorker, Others
+from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
 from marketd.web.app import make_app
@@ -89,6 +93,7 @@ class Daemon:
         self.storage: Storage = _storage(config.storage)
         self._answers = ReadyAnswers(_READY_BYTES)
         self._supervisor = Supervisor(self.metrics)
+        self._nodes: Nodes | None = None
         self._serves = False
         self.url = ""
 
@@ -101,6 +106,13 @@ class Daemon:
     def reason(self) -> str:
         """Why it is not ready, in a sentence; empty if it is."""
         return self.storage.fault if self._serves else "marketd is starting or stopping."
+
+    @property
+    def nodes(self) -> tuple[str, str]:
+        """Whether this is the `one` node, or `together` with others, or `alone`, and then why."""
+        if self._nodes is None:
+            return "one", ""
+        return ("alone", self._nodes.fault) if self._nodes.fault else ("together", "")
 
     async def start(self) -> None:
         """Opens everything; when it returns, requests are answered. Raises MarketdError if it cannot."""
@@ -167,6 +179,7 @@ class Daemon:
         self._opened.push_async_callback(self.loader.close)
         if wrong := list(problems(config.backfill, self.loader)):
             raise ConfigError("\n".join(wrong))
+        others = self._others()
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
         history = History(storage, self.metrics, self._caches())
@@ -181,7 +194,12 @@ class Daemon:
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
-            stall_ms=config.stream.stall,
+            workers=partial(
+                partial(NodeWorker, others=others) if others else LoneWorker,
+                history=orchestrator,
+                storage=storage,
+                stall_ms=config.stream.stall,
+            ),
             ring=config.stream.ring,
             most_streams=config.stream.max_streams,
         )
@@ -189,7 +207,7 @@ class Daemon:
         tick_pages = TickPages(
             tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
         )
-        market = MarketService(self.loader, orchestrator, tick_pages)
+        market = MarketService(self.loader, orchestrator, tick_pages, storage)
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -234,6 +252,23 @@ class Daemon:
         for cache in caches:
             self._opened.push_async_callback(cache.close)
         return caches
+
+    def _others(self) -> Others | None:
+        """The way to the nodes that share the store; None if nobody can."""
+        url, space = self._config.redis.url, self.storage.identity
+        if not url:
+            return None
+        if not space:
+            log.info("nodes one reason=a database file has one owner; Redis shares rate limits alone")
+            return None
+        redis = connect(url)
+        self._opened.push_async_callback(redis.aclose)
+        self._nodes = Nodes(RedisLeases(redis, space), self.storage, self.metrics)
+        self._opened.push_async_callback(self._nodes.close)
+        bus = RedisBus(redis, space)
+        self._supervisor.run("hear other nodes", bus.run)
+        self._supervisor.run("divide what is followed", self._nodes.run)
+        return Others(self._nodes, bus, self._clock, self.metrics)
 
     async def _listen(self, app: web.Application) -> None:
         server = self._config.server

@@ -156,6 +156,22 @@ class Metrics:
         self.stream_upstreams = Gauge(
             "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
         )
+        self.stream_led = Counter(
+            "marketd_stream_leader_changes_total",
+            "Times that this node became the one that follows a series for all.",
+            registry=registry,
+        )
+        self.bus_up = Gauge(
+            "marketd_bus_up",
+            "1 while this node and others divide what they follow; 0 if Redis is away, or it is alone.",
+            registry=registry,
+        )
+        self.bus_lag = Histogram(
+            "marketd_bus_lag_seconds",
+            "From a closed bar at the node that follows its series to this one, by both their clocks.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.stream_messages = Counter(
             "marketd_stream_messages_total", "Messages written to WebSocket clients.", registry=registry
         )

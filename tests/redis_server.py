@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -43,6 +44,16 @@ class RedisServer:
                     time.sleep(0.01)
                 else:
                     return
+
+    def freeze(self) -> None:
+        """Lets it keep its connections and say nothing, as one that was cut off."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends it at once."""

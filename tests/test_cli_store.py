@@ -333,6 +333,11 @@ def test_a_sound_database_is_said_to_be_so(shell: Shell) -> None:
         ("UPDATE block SET start = start + 15360000", "has bars that are not where they belong"),
         (f"UPDATE block SET bars = X'{FAR_AWAY.hex()}'", "has bars outside the years"),  # noqa: S608
         ("UPDATE block SET series = 9", "The table block has rows of 1 series that nothing names."),
+        (
+            "INSERT INTO tick (instrument, t, place, price, size, side, id)"
+            " VALUES (8, 0, 0, 1, 1, '', 'a'), (9, 0, 0, 1, 1, '', 'b')",
+            "The table tick has rows of 2 instrument that nothing names.",
+        ),
         ("UPDATE series SET timeframe = 'x'", "has no timeframe that is one"),
         ("PRAGMA user_version = 999", "newer marketd"),
     ],
@@ -439,7 +444,16 @@ def test_bars_go_into_a_database_server_and_come_out_the_same(
     assert shell.take(*odd).stdout == "bars.csv: 3 bars: 3 new\n"
     assert shell.take(*odd).stdout == "bars.csv: 3 bars, nothing new\n"
     assert shell.bars() == odd
+    told, ok = shell("check").stdout.splitlines()
+    assert re.search(r": PostgreSQL 1\d[.\d]*, no TimescaleDB, .*, 1 series, 3 bars, 0 trades$", told)
+    assert "fsync is off" in told
+    assert postgres_server.password not in told
+    assert ok == "ok"
     assert not shell.database.exists()
+    heading, *rows = shell("profile-queries").stdout.splitlines()
+    assert heading.split() == ["statement", "ms", "how"]
+    (first,) = [row for row in rows if re.match(r"bars first bars +\d", row)]
+    assert re.search(r"\d\.\d\d +Aggregate \(1 rows, \d+ pages\); Limit .* on bar \(", first)
 
 
 async def test_what_is_imported_into_a_database_server_a_running_daemon_serves(
@@ -480,10 +494,8 @@ def test_a_database_server_that_is_not_there_is_said_to_be_so(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("command", "tool"),
     [
-        (("check",), "pg_amcheck"),
         (("backup", "copy"), "pg_dump"),
         (("restore", "bars.csv"), "pg_restore"),
-        (("profile-queries",), "pg_stat_statements"),
     ],
 )
 def test_a_database_server_is_looked_after_with_its_own_tools(

@@ -68,7 +68,7 @@ async def test_markets_and_providers_are_told_by_name(client: MarketdClient) -> 
         description=sim.description,
         markets=["crypto", "us_equity"],
         timeframes=["1s", "1m", "1d"],
-        features=["bar_stream", "tick_stream", "market_hours"],
+        features=["bar_stream", "tick_stream", "tick_history", "market_hours"],
         state="up",
         message="",
     )

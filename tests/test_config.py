@@ -333,6 +333,47 @@ class TestProviders:
         environ = {"MARKETD_PROVIDERS__SIM__CREDENTIALS__API_KEY": "12e3"}
         assert load_config(None, environ).providers["sim"].credentials == {"api_key": "12e3"}
 
+    def test_a_file_among_systemds_credentials_is_a_credential_unless_a_variable_says_otherwise(
+        self, file: Written, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "credentials"
+        folder.mkdir()
+        for name, content in {
+            "providers.x.key": "from-systemd\n",
+            "providers.x.secret": "0123",
+            "providers.my-feed.key": "other",
+            "database-password": "not ours",
+        }.items():
+            (folder / name).write_text(content)
+        providers = (
+            '[providers.x]\nplugin = "x"\ncredentials.key = "k"\n[providers.my-feed]\nplugin = "x"\n'
+        )
+        environ = {"CREDENTIALS_DIRECTORY": str(folder)}
+        found = file.load(providers, environ).providers
+        assert found["x"].credentials == {"key": "from-systemd", "secret": "0123"}
+        assert found["my-feed"].credentials == {"key": "other"}
+        environ |= {"MARKETD_PROVIDERS__X__CREDENTIALS__KEY": "v"}
+        assert file.load(providers, environ).providers["x"].credentials["key"] == "v"
+
+    @pytest.mark.parametrize(
+        ("name", "content", "match"),
+        [
+            ("providers.nobody.key", b"hush", "no such provider"),
+            ("providers.sim.key", b"hush\xff", "UTF-8"),
+        ],
+    )
+    def test_a_credential_that_cannot_be_used_is_told_by_its_name_alone(
+        self, tmp_path: Path, name: str, content: bytes, match: str
+    ) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=match) as told:
+            load_config(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        assert "hush" not in told.value.message
+
+    def test_credentials_that_are_not_there_are_told(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(None, {"CREDENTIALS_DIRECTORY": str(tmp_path / "gone")})
+
     def test_a_variable_reaches_a_key_of_an_inner_table(self, file: Written) -> None:
         content = '[providers.x]\nplugin = "x"\nretry.times = 1\nretry.wait = 2\ncredentials.key = "k"\n'
         environ = {

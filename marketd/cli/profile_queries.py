@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from marketd.cli.arguments import config_option
-from marketd.cli.store import configured, database_file, opened, run
+from marketd.cli.store import configured, opened, run
 from marketd.cli.text import table
 
 
@@ -18,8 +18,9 @@ def profile_queries(context: click.Context, path: Path | None) -> None:
     """Show how the database runs each of marketd's statements, and how long.
 
     The statements are those that the store itself runs, over what is stored. Each that only reads is
-    run once, for the series with the longest history; of the others there is the plan alone. Ends with 1
-    if one of them looks at a whole table. Works while the daemon runs and while it does not.
+    run once, for the series with the longest history; of the others there is the plan alone. On
+    PostgreSQL it is what EXPLAIN (ANALYZE, BUFFERS) says, with the rows and pages of each step. Ends
+    with 1 if one of them looks at a whole table. Works while the daemon runs and while it does not.
 
     \b
     marketd profile-queries
@@ -27,11 +28,6 @@ def profile_queries(context: click.Context, path: Path | None) -> None:
     from marketd.storage.base import QueryPlan
 
     config = configured(path)
-    database_file(
-        config,
-        "PostgreSQL measures its statements itself: "
-        "make the extension pg_stat_statements and look at the view of that name.",
-    )
 
     async def work() -> list[QueryPlan]:
         async with opened(config) as store:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from marketd.cli.arguments import config_option
 from marketd.cli.store import configured, database_file, inspected, run
+
+if TYPE_CHECKING:
+    from marketd.config import Config
+    from marketd.storage.base import Checkup
 
 _BY_SERVER = "PostgreSQL has tools of its own for this: "
 
@@ -17,29 +22,36 @@ _BY_SERVER = "PostgreSQL has tools of its own for this: "
 def check(path: Path | None) -> None:
     """Say whether the database is sound.
 
-    Has SQLite look through the whole file, and compares what the tables say of each other: bars and
-    the coverage that they are part of. Ends with 1 if anything is wrong. Works while the daemon runs
-    and while it does not; changes nothing.
+    Compares what the tables say of each other: bars and the coverage that they are part of. Has SQLite
+    look through the whole file; of PostgreSQL it tells how the server is set, and which indexes are not
+    usable (its pages are looked through by pg_amcheck). Ends with 1 if anything is wrong. Works while
+    the daemon runs and while it does not; changes nothing.
 
     \b
     marketd check
     """
-    from marketd.storage.sqlite import checkup
-
     config = configured(path)
-    database = database_file(
-        config, f"{_BY_SERVER}pg_amcheck says whether what is stored in a database is sound."
-    )
-    found = run(lambda: inspected(config, lambda store: store.check(), checkup.check))
+    database = str(config.storage)
+    found = run(lambda: _checked(config))
     click.echo(f"{database}: {', '.join(found.facts)}")
     for problem in found.problems:
         click.echo(problem, err=True)
     if found.problems:
         raise click.ClickException(
-            f"{database} is not sound. Stop the daemon, keep a copy of the file as it is, and put back "
-            "a backup: marketd restore FILE"
+            f"{database} is not sound. Stop the daemon, keep a copy of it as it is, and put back a "
+            f"backup: {'pg_restore' if config.storage.is_postgres else 'marketd restore FILE'}"
         )
     click.echo("ok")
+
+
+async def _checked(config: Config) -> Checkup:
+    if config.storage.is_postgres:
+        from marketd.storage.postgres.checkup import check_at
+
+        return await check_at(config.storage.url)
+    from marketd.storage.sqlite import checkup
+
+    return await inspected(config, lambda store: store.check(), checkup.check)
 
 
 @click.command()

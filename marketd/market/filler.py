@@ -187,7 +187,9 @@ class Filler:
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
         covered = _statements(answered, page, shut, series.timeframe)
         if closed or covered:
-            stored = await self._storage.store(series, closed, covered, at_ms=asked_at_ms)
+            stored = await self._storage.store(
+                series, closed, covered, at_ms=asked_at_ms, fence=feed.fence
+            )
             name = feed.provider.name
             inserted, revised = stored.inserted, len(stored.revised)
             self._metrics.bars_stored.labels(name).inc(inserted)
@@ -214,7 +216,9 @@ class Filler:
             return
         failed = cover(silent, Reason.FEED_DOWN)
         try:
-            await self._storage.store(feed.series, [], failed, at_ms=feed.provider.now_ms())
+            await self._storage.store(
+                feed.series, [], failed, at_ms=feed.provider.now_ms(), fence=feed.fence
+            )
         except StorageFailed as error:
             # Whoever asked gets what is stored all the same, and hears why there is no more.
             log.warning("failure not kept series=%s reason=%s", feed.series, error.message)

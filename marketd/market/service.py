@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from marketd.backfill.job import Wanted
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap
-from marketd.domain.errors import UnknownMarket, Unsupported
+from marketd.domain.errors import NotReady, ProviderFailed, UnknownMarket, Unsupported
 from marketd.domain.fill import Fill, fill
 from marketd.domain.instrument import Instrument, Series, SymbolInfo
 from marketd.domain.timeframe import Timeframe
@@ -22,6 +22,7 @@ from marketd.market.tick_pages import TickPages, TicksPage
 from marketd.plugins.feed import Feed, TickFeed
 from marketd.plugins.loader import PluginLoader
 from marketd.plugins.provider import Provider
+from marketd.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,16 @@ class MarketService:
     """What the routes and the stream ask."""
 
     def __init__(
-        self, loader: PluginLoader, orchestrator: DataOrchestrator, tick_pages: TickPages
+        self,
+        loader: PluginLoader,
+        orchestrator: DataOrchestrator,
+        tick_pages: TickPages,
+        storage: Storage,
     ) -> None:
         self._loader = loader
         self._orchestrator = orchestrator
         self._tick_pages = tick_pages
+        self._storage = storage
 
     def markets(self) -> dict[str, list[str]]:
         """Every market, with the names of its providers."""
@@ -103,22 +109,25 @@ class MarketService:
         return self._loader.provider(name)
 
     async def symbols(
-        self, market: str, provider: str, *, query: str, limit: int, page_token: str | None
+        self, market: str | None, provider: str, *, query: str, limit: int, page_token: str | None
     ) -> SymbolsPage:
-        """Symbols whose own name or description holds `query`, whatever its case."""
-        listed = await self._loader.provider(provider).symbols(market)
+        """Symbols of one market, or all, whose name or description holds `query`, whatever its case."""
+        named = self._loader.provider(provider)
+        markets = await named.markets() if market is None else [market]
+        listings = [await named.symbols(one) for one in markets]
         wanted = query.casefold()
         after = unpack(page_token, "symbol", field="page_token") if page_token else ""
         found = sorted(
             (
                 info
-                for info in listed.values()
-                if info.symbol > after
+                for listing in listings
+                for info in listing.values()
+                if _place(info) > after
                 and (wanted in info.symbol.casefold() or wanted in info.name.casefold())
             ),
-            key=lambda info: info.symbol,
+            key=_place,
         )
-        more = pack("symbol", found[limit - 1].symbol) if len(found) > limit else None
+        more = pack("symbol", _place(found[limit - 1])) if len(found) > limit else None
         return SymbolsPage(found[:limit], more)
 
     async def feed(self, name: SeriesName) -> Feed:
@@ -134,6 +143,23 @@ class MarketService:
         )
         return Feed(provider, name.series(base), params, life)
 
+    async def _readable(self, name: SeriesName) -> Feed:
+        """The same for a read: what is stored vouches for itself while its provider does not answer."""
+        try:
+            return await self.feed(name)
+        except (ProviderFailed, NotReady):
+            provider = self._loader.provider(name.instrument.provider)
+            kept = [
+                one.timeframe
+                for one in await self._storage.series_list()
+                if one == name.series(one.timeframe) and one.timeframe.tiles(name.timeframe)
+            ]
+            if not kept:
+                raise
+            base = max(kept, key=lambda one: one.nominal_ms)
+            ever = TimeRange(MIN_MS, MAX_MS)
+            return Feed(provider, name.series(base), provider.load_params(name.params), ever)
+
     async def feed_of(self, wanted: Wanted) -> Feed:
         """The base series that a backfill is of."""
         return await self.feed(SeriesName(wanted.instrument, wanted.timeframe, wanted.params))
@@ -144,7 +170,7 @@ class MarketService:
         With `how`, empty buckets get rows: from the first bar of the page on, or, where `since` is
         given and an earlier bar is known, from `since` on. Each counts towards the limit.
         """
-        feed = await self.feed(name)
+        feed = await self._readable(name)
         timeframe, limit = name.timeframe, window.limit
         since, before = window.since, window.before
         side = "before" if since is None else "since"
@@ -184,7 +210,7 @@ class MarketService:
 
     async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
         """What of the range is not proven, and why; asks nobody."""
-        feed = await self.feed(name)
+        feed = await self._readable(name)
         return await self._orchestrator.gaps(feed, name.timeframe, since=since, before=before)
 
     async def _filled(
@@ -209,3 +235,8 @@ class MarketService:
             reach.start_ms > found.reach.start_ms if since is None else reach.end_ms < found.reach.end_ms
         )
         return Bars(rows, reach, found.gaps, found.more or cut), filled
+
+
+def _place(info: SymbolInfo) -> str:
+    """Where a symbol stands among those of its provider: by its name, then by its market."""
+    return f"{info.symbol}\0{info.market}"

@@ -67,6 +67,8 @@ class MarketPlugin(ABC):
         markets: the asset classes served, e.g. ("crypto",).
         timeframes: the base timeframes, those that the provider itself has. marketd derives others.
         page_limit: the most bars that one `fetch_ohlcv` returns; never more than the provider gives.
+        page_intervals: the most intervals that one `fetch_ohlcv` is asked for, where the vendor answers
+            for a stretch of time and not for a number of bars; None for any.
         rate_limit: how often the provider lets itself be asked with these credentials, or None. The
             class may say it, too. marketd keeps to it; the plugin need not count.
     """
@@ -85,6 +87,7 @@ class MarketPlugin(ABC):
     markets: Sequence[str]
     timeframes: Sequence[Timeframe]
     page_limit: int = 1000
+    page_intervals: int | None = None
 
     def __init__(self, context: PluginContext) -> None:
         self.context = context
@@ -140,6 +143,10 @@ class BarStreams(ABC):
 
     has_bar_stream: bool = True
     is_authoritative: bool = False
+
+    def streams_bars_of(self, symbol: str, timeframe: Timeframe) -> bool:
+        """Override where not every series has a stream; the others are polled."""
+        return True
 
     @abstractmethod
     def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:

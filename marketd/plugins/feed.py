@@ -35,17 +35,24 @@ class TickFeed:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A base series and where it comes from. No bar of it lies outside `life`."""
+    """A base series and where it comes from. No bar of it lies outside `life`.
+
+    What is stored for a node that leads the series is stored with its `fence` (see Storage.lead).
+    """
 
     provider: Provider
     series: Series
     params: Mapping[str, Any]
     life: TimeRange
+    fence: int | None = None
 
     @property
     def is_streamed(self) -> bool:
         """True if the plugin pushes these bars; a stream knows nothing of request parameters."""
-        return self.provider.streams_bars and not self.series.variant
+        series = self.series
+        return not series.variant and self.provider.streams_bars(
+            series.instrument.symbol, series.timeframe
+        )
 
     @property
     def may_correct(self) -> bool:

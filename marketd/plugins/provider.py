@@ -101,10 +101,14 @@ class Provider:
         }
         return [name for name, has_it in capabilities.items() if has_it]
 
-    @property
-    def streams_bars(self) -> bool:
-        """True if the plugin pushes bars; if not, they are polled."""
-        return "bar_stream" in self.features
+    def streams_bars(self, symbol: str, timeframe: Timeframe) -> bool:
+        """True if the plugin pushes the bars of this series; if not, they are polled."""
+        plugin = self.plugin
+        return (
+            isinstance(plugin, BarStreams)
+            and plugin.has_bar_stream
+            and plugin.streams_bars_of(symbol, timeframe)
+        )
 
     @property
     def streams_ticks(self) -> bool:
@@ -199,6 +203,12 @@ class Provider:
         if not self._instance.is_spent:
             self._instance.spend()
             await self._close(self._instance)
+
+    async def markets(self) -> Sequence[str]:
+        """Every market; a plugin may find out as it opens which these are."""
+        if not self._instance.was_open:
+            await self.open()
+        return self.plugin.markets
 
     async def symbols(self, market: str) -> Mapping[str, SymbolInfo]:
         """The symbols of `market`, kept for `symbols_ttl`, then refreshed behind the answers."""
@@ -336,7 +346,10 @@ class Provider:
         turn: Turn,
     ) -> Fetched:
         plugin = instance.plugin
-        limit = plugin.page_limit
+        limit, most = plugin.page_limit, plugin.page_intervals
+        if most is not None:
+            end_ms = timeframe.shift(timeframe.ceil(span.start_ms), most)
+            span = TimeRange(span.start_ms, min(span.end_ms, end_ms))
         asked_at_ms = plugin.clock.now_ms()
 
         async def page() -> object:
@@ -376,10 +389,7 @@ class Provider:
                     continue
 
     async def _check_market(self, market: str) -> None:
-        # Which markets there are may be found out as it opens.
-        if market not in self.plugin.markets and not self._instance.was_open:
-            await self.open()
-        if market not in self.plugin.markets:
+        if market not in self.plugin.markets and market not in await self.markets():
             raise UnknownMarket(f"{self.name} does not serve the market {market[:50]}.")
 
     async def _opened(self) -> Instance:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Bar
 from marketd.domain.errors import LimitExceeded, MarketdError
@@ -17,12 +17,12 @@ from marketd.storage import Change, Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import FEED_STATES, Event, HealthEvent
+from marketd.streaming.front import Front
 from marketd.streaming.needs import History
 from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import Stream
 from marketd.streaming.subscription import Subscription
-from marketd.streaming.worker import SeriesWorker
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
@@ -30,12 +30,20 @@ _RETRY_S = 2.0
 _AT_ONCE = 100
 
 
+class Worker(Protocol):
+    """Who follows a base series, until `run` is cancelled."""
+
+    front: Front
+
+    async def run(self) -> None: ...
+
+
 class _Upstream:
     """A followed base series, with the streams that are made of it."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self.worker: SeriesWorker
+        self.worker: Worker
         self.task: asyncio.Task[None]
         self.streams: dict[Series, Stream] = {}
         self.health = HealthEvent("live", "")
@@ -77,16 +85,15 @@ class SubscriptionService:
         supervisor: Supervisor,
         metrics: Metrics,
         linger_ms: int,
-        stall_ms: int,
+        workers: Callable[[Feed, Callable[[Event], None]], Worker],
         ring: int,
         most_streams: int,
     ) -> None:
         self._history = history
-        self._storage = storage
         self._supervisor = supervisor
         self._metrics = metrics
         self._linger_s = linger_ms / 1000
-        self._stall_ms = stall_ms
+        self._workers = workers
         self._ring_size = ring
         self._most_streams = most_streams
         self._count = 0
@@ -169,7 +176,7 @@ class SubscriptionService:
         self._pages.changed(change)
         for series, upstream in self._upstreams.items():
             if change is None or change.series == series:
-                upstream.worker.changed(change)
+                upstream.worker.front.changed(change)
 
     def _is_followed(self, series: Series, feed: Feed) -> bool:
         upstream = self._upstreams.get(feed.series)
@@ -177,13 +184,7 @@ class SubscriptionService:
 
     def _follow(self, feed: Feed) -> _Upstream:
         upstream = _Upstream(feed)
-        upstream.worker = SeriesWorker(
-            feed,
-            history=self._history,
-            storage=self._storage,
-            emit=upstream.emit,
-            stall_ms=self._stall_ms,
-        )
+        upstream.worker = self._workers(feed, upstream.emit)
         upstream.task = self._supervisor.run(f"follow {feed.series}", upstream.worker.run)
         self._upstreams[feed.series] = upstream
         self._metrics.stream_upstreams.set(len(self._upstreams))
@@ -191,7 +192,7 @@ class SubscriptionService:
 
     def _derive(self, upstream: _Upstream, series: Series) -> Stream:
         """The stream of `series`: the base itself, or one that is made of it."""
-        next_ms = upstream.worker.next_ms
+        next_ms = upstream.worker.front.next_ms
         bucket = TimeRange(series.timeframe.floor(next_ms), next_ms)
         provider = upstream.feed.provider
         lag = self._metrics.stream_lag.labels(provider.name)

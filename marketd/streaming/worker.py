@@ -1,8 +1,8 @@
 """Follows one base series at its provider: the one upstream, however many clients.
 
-The worker keeps `next_ms`, the open time of the first bar that it has not published as closed. A bar
-is stored, then published, then passed; what the stream leaves out is asked of the provider's history
-before live goes on. So whoever has the history before `next_ms` and listens from there misses nothing.
+A bar is stored, then told, then passed; what the stream leaves out is asked of the provider's history
+before live goes on. So whoever has the history before the front's `next_ms` and listens from there
+misses nothing.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
-from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed
-from marketd.domain.timerange import TimeRange
+from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed, Superseded
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
 from marketd.storage import Storage
-from marketd.streaming.corrections import Corrections
-from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent, Progress
+from marketd.streaming.events import Event
+from marketd.streaming.front import Front
 from marketd.streaming.needs import History
 from marketd.streaming.polling import poll
 from marketd.streaming.recheck import recheck
@@ -31,7 +29,6 @@ log = logging.getLogger(__name__)
 
 # How long after a close the stream is given to report the bar before the history is asked.
 _GRACE_MS = 1_000
-_CATCH_UP_BARS = 5_000
 # What may wait of a stream while a bar is being stored, or the store is away.
 _INBOX = 1_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -39,53 +36,50 @@ _STORE_PAUSE_S = 1.0
 
 
 class SeriesWorker:
-    """One followed series. `emit` is called in order and must not block.
+    """Moves the front of one series on.
 
     A stream that says nothing for `stall_ms` is either quiet or mute: the provider's history tells
-    which, and a mute one is begun anew. Bars that change after they were published are told, whoever has
-    changed them: `changed` is to be called with what is stored of the series.
+    which, and a mute one is begun anew.
     """
 
     def __init__(
         self,
         feed: Feed,
+        front: Front,
         *,
         history: History,
         storage: Storage,
-        emit: Callable[[Event], None],
         stall_ms: int,
     ) -> None:
-        self.next_ms = feed.present().settled_end_ms
         self._feed = feed
+        self._front = front
         self._timeframe = feed.series.timeframe
         self._history = history
         self._storage = storage
-        self._emit = emit
         self._stall_ms = stall_ms
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
-        self._corrections = Corrections(storage, feed.series, self.next_ms, emit)
-        self.changed = self._corrections.changed
         self._heard_ms = 0
-        # What clients have been told of the feed.
-        self._state = "live"
 
-    async def run(self) -> None:
-        """Follows until cancelled."""
+    async def follow(self) -> None:
+        """Follows until cancelled; when the provider fails, says so, waits and begins again.
+
+        Raises Superseded once another node leads the series with a later fence than the feed's.
+        """
         with self._feed.provider.lease():
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._corrections.run())
-                await self._keep_following()
+            await self._keep_following()
 
     async def _keep_following(self) -> None:
-        """When the provider fails, says so, waits and begins again."""
+        front = self._front
         pause_s = _FIRST_PAUSE_S
         while True:
-            before_ms = self.next_ms
+            before_ms = front.next_ms
             try:
                 await self._follow()
+            except Superseded:
+                raise
             except MarketdError as error:
-                self._tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
-            if self.next_ms > before_ms:
+                front.tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
+            if front.next_ms > before_ms:
                 pause_s = _FIRST_PAUSE_S
             await _pause(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -98,7 +92,7 @@ class SeriesWorker:
                 group.create_task(self._listen(inbox))
                 if self._feed.is_streamed:
                     self._watch(inbox, group)
-                await self._catch_up(self._feed.present().settled_end_ms)
+                await self._front.catch_up(self._feed, self._feed.present().settled_end_ms)
                 while True:
                     await self._handle(await inbox.get(), inbox)
         except* MarketdError as failures:
@@ -112,7 +106,7 @@ class SeriesWorker:
         silence = watch_silence(feed, history, heard_ms=lambda: self._heard_ms, stall_ms=self._stall_ms)
         group.create_task(silence)
         if feed.may_correct:
-            group.create_task(recheck(feed, history, next_ms=lambda: self.next_ms))
+            group.create_task(recheck(feed, history, next_ms=lambda: self._front.next_ms))
 
     async def _handle(self, item: BarUpdate | int, inbox: asyncio.Queue[BarUpdate | int]) -> None:
         """Takes what has come. While the store is away it waits here, and what comes later in the inbox.
@@ -124,16 +118,16 @@ class SeriesWorker:
                 if isinstance(item, BarUpdate):
                     await self._take(item)
                 else:
-                    await self._catch_up(item)
+                    await self._front.catch_up(self._feed, item)
             except StorageFailed as error:
-                self._tell("down", error.message)
+                self._front.tell("down", error.message)
                 if inbox.full():
                     raise
                 await _pause(_STORE_PAUSE_S)
             else:
                 # A stream that was mute is believed once it speaks.
-                if self._state == "down" or isinstance(item, BarUpdate):
-                    self._tell("live", "")
+                if self._front.health.state == "down" or isinstance(item, BarUpdate):
+                    self._front.tell("live", "")
                 return
 
     async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
@@ -162,47 +156,47 @@ class SeriesWorker:
 
     async def _take(self, update: BarUpdate) -> None:
         bar, closed = update
-        if bar[0] > self.next_ms:
+        feed, front = self._feed, self._front
+        if bar[0] > front.next_ms:
             # The stream has gone on to a later interval: those before it are over.
-            plugin = self._feed.provider.plugin
+            plugin = feed.provider.plugin
             await plugin.clock.sleep_until(bar[0] + plugin.settle_ms)
-            await self._catch_up(bar[0])
+            await front.catch_up(feed, bar[0])
         if not closed:
-            if bar[0] == self.next_ms:
-                self._emit(BarEvent(bar, closed=False))
+            front.form(bar)
             return
         end_ms = self._timeframe.end(bar[0])
         proven = Covered(bar[0], end_ms, Reason.DATA)
-        await self._storage.store(self._feed.series, [bar], [proven], at_ms=self._feed.provider.now_ms())
+        await self._storage.store(
+            feed.series, [bar], [proven], at_ms=feed.provider.now_ms(), fence=feed.fence
+        )
         # Of an interval that was passed already, what has changed is told by now.
-        if bar[0] == self.next_ms:
-            self._publish([bar], end_ms)
+        if bar[0] == front.next_ms:
+            front.close([bar], end_ms)
 
-    async def _catch_up(self, until_ms: int) -> None:
-        """Publishes what history has of the intervals before `until_ms` that were not published."""
-        while self.next_ms < until_ms:
-            end_ms = min(until_ms, self._timeframe.shift(self.next_ms, _CATCH_UP_BARS))
-            bars, gaps = await self._history.closed(self._feed, TimeRange(self.next_ms, end_ms))
-            for gap in gaps:
-                self._emit(GapEvent(gap))
-            self._publish(bars, end_ms)
 
-    def _publish(self, bars: Sequence[Bar], next_ms: int) -> None:
-        """Tells the closed bars up to `next_ms`, all there are."""
-        for bar in bars:
-            self._emit(BarEvent(bar, closed=True))
-        self.next_ms = next_ms
-        self._emit(Progress(next_ms))
-        self._corrections.published(bars, next_ms)
+class LoneWorker:
+    """Follows a series where there are no other nodes. `emit` is called in order and must not block."""
 
-    def _tell(self, state: str, message: str) -> None:
-        """Says what has become of the feed, once."""
-        if state == self._state:
-            return
-        self._state = state
-        level = logging.INFO if state == "live" else logging.WARNING
-        log.log(level, "feed %s series=%s reason=%s", state, self._feed.series, message or "it speaks")
-        self._emit(HealthEvent(state, message))
+    def __init__(
+        self,
+        feed: Feed,
+        emit: Callable[[Event], None],
+        *,
+        history: History,
+        storage: Storage,
+        stall_ms: int,
+    ) -> None:
+        self.front = Front(feed, history=history, storage=storage, emit=emit)
+        self._worker = SeriesWorker(
+            feed, self.front, history=history, storage=storage, stall_ms=stall_ms
+        )
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.front.run())
+            await self._worker.follow()
 
 
 async def _pause(longest_s: float) -> None:

@@ -27,6 +27,10 @@ class Readiness(Protocol):
     def reason(self) -> str:
         """Why not, in a sentence; empty if it is ready."""
 
+    @property
+    def nodes(self) -> tuple[str, str]:
+        """Whether this is the `one` node, or `together` with others, or `alone`, and then why."""
+
 
 BACKFILLS = web.AppKey("BACKFILLS", BackfillManager)
 GATE = web.AppKey("GATE", LoadGate)

@@ -253,7 +253,7 @@ class ProvidersQuery(Input):
 
 
 class SymbolsQuery(Input):
-    market = market_field(required=True)
+    market = market_field()
     provider = provider_field(required=True)
     query = Text(
         128,
@@ -298,6 +298,28 @@ class FeedsOut(Schema):
     down = fields.Integer(required=True)
 
 
+class RateOut(Schema):
+    requests = fields.Integer(required=True)
+    per_ms = fields.Integer(required=True)
+    burst = fields.Integer(required=True)
+
+
+class LimitsOut(Schema):
+    page = fields.Integer(required=True, metadata={"description": "The most bars of one call."})
+    concurrency = fields.Integer(
+        required=True, metadata={"description": "The most calls under way at once."}
+    )
+    rate = fields.Nested(
+        RateOut, required=True, allow_none=True, metadata={"description": "How often it is asked."}
+    )
+
+
+class SchemasOut(Schema):
+    settings = fields.Dict(required=True)
+    credentials = fields.Dict(required=True)
+    params = fields.Dict(required=True)
+
+
 class ProviderOut(Schema):
     provider = fields.String(required=True)
     plugin = fields.String(required=True)
@@ -307,6 +329,12 @@ class ProviderOut(Schema):
         fields.String(), required=True, metadata={"description": "Its own; others are derived."}
     )
     features = fields.List(fields.String(), required=True)
+    limits = fields.Nested(LimitsOut, required=True)
+    schemas = fields.Nested(
+        SchemasOut,
+        required=True,
+        metadata={"description": "JSON schemas of its section, its secrets and a request's parameters."},
+    )
     health = fields.Nested(HealthOut, required=True)
     feeds = fields.Nested(
         FeedsOut, required=True, metadata={"description": "How many series are followed, by state."}
@@ -319,6 +347,7 @@ class ProvidersOut(Schema):
 
 class SymbolOut(Schema):
     symbol = fields.String(required=True)
+    market = fields.String(required=True)
     name = fields.String(required=True)
     base = fields.String(required=True)
     quote = fields.String(required=True)
@@ -451,9 +480,22 @@ class ProviderStateOut(Schema):
     message = fields.String(required=True)
 
 
+class NodesOut(Schema):
+    state = fields.String(
+        required=True,
+        validate=validate.OneOf(["one", "together", "alone"]),
+        metadata={
+            "description": "Whether this is one node, or divides what it follows with others, or would "
+            "and is cut off from them."
+        },
+    )
+    message = fields.String(required=True, metadata={"description": "Why it is alone, or empty."})
+
+
 class ReadyOut(Schema):
     status = fields.String(required=True, validate=validate.OneOf(["ready", "not_ready"]))
     message = fields.String(required=True, metadata={"description": "Why not, or empty."})
+    nodes = fields.Nested(NodesOut, required=True)
     plugins = fields.List(fields.Nested(PluginOut), required=True)
     providers = fields.List(fields.Nested(ProviderStateOut), required=True)
 

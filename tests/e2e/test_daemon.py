@@ -129,8 +129,8 @@ async def test_a_client_that_comes_back_with_its_cursor_misses_nothing(launch: L
 
 
 async def test_several_symbols_and_timeframes_share_a_socket(launch: Launch) -> None:
-    """A minute a second: a quarter of an hour passes while the test watches."""
-    daemon = await launch(SIM + 'start = "2024-03-05T14:28:30Z"\nspeed = 60\n')
+    """Three minutes a second: a quarter of an hour passes while the test watches."""
+    daemon = await launch(SIM + 'start = "2024-03-05T14:28:30Z"\nspeed = 180\n')
     async with stream(daemon.url) as socket:
         since = 1_709_648_100_000  # 14:15
         await say(

@@ -51,7 +51,7 @@ def as_bars(ticks: Sequence[Tick]) -> list[Bar]:
     return [(t, price, price, price, price, size) for t, price, size, _, _ in ticks]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(symbol=symbols, seed=st.sampled_from(SEEDS), t_ms=instants)
 def test_every_level_is_exactly_the_fold_of_the_next(
     histories: dict[tuple[str, int], History], symbol: str, seed: int, t_ms: int
@@ -137,7 +137,7 @@ def test_the_forming_bar_is_the_fold_of_the_trades_up_to_now(
     check_forming(history, timeframe, (at_trade and history.next_trade_ms(t_ms)) or t_ms)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(symbol=symbols, t_ms=instants)
 def test_the_forming_day_is_the_fold_of_the_trades_up_to_now(
     histories: dict[tuple[str, int], History], symbol: str, t_ms: int

@@ -12,7 +12,7 @@ import pytest
 
 from soak.cuts import Recording, cuts, recorded
 
-CUTS = 100
+CUTS = 70
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from scripted import MINUTE, START, M, ScriptedPlugin, bar
+from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar
 
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
@@ -253,6 +253,18 @@ async def test_bars_with_parameters_are_polled_since_a_stream_knows_of_none(make
     world = make_world([*HISTORY, bar(10)], NOW)
     adjusted = replace(world.feed.series, variant="adjustment=split")
     world.feed = replace(world.feed, series=adjusted, params={"adjustment": "split"})
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    assert tuple((await client.next("bar"))["bar"]) == bar(10)
+    assert world.plugin.streams == 0
+
+
+async def test_a_series_that_the_plugin_has_no_stream_of_is_polled(make_world: Make) -> None:
+    class OfFives(StreamingPlugin):
+        def streams_bars_of(self, symbol: str, timeframe: Timeframe) -> bool:
+            return timeframe == FIVE
+
+    world = make_world([*HISTORY, bar(10)], NOW, cls=OfFives)
     client = world.client()
     world.subscribe(client)[0].go_live()
     assert tuple((await client.next("bar"))["bar"]) == bar(10)

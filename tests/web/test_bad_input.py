@@ -107,7 +107,9 @@ async def test_a_fill_is_null_or_prev(api: Api) -> None:
         await refuses(api, OHLCV, SERIES | {"fill": fill}, "fill")
 
 
-@pytest.mark.parametrize(("path", "query"), [(OHLCV, SERIES), (GAPS, SERIES), (SYMBOLS, LISTING)])
+@pytest.mark.parametrize(
+    ("path", "query"), [(OHLCV, SERIES), (GAPS, SERIES), (SYMBOLS, {"provider": "sim"})]
+)
 async def test_what_is_missing_is_named(api: Api, path: str, query: dict[str, str]) -> None:
     for missing in query:
         rest = {key: value for key, value in query.items() if key != missing}

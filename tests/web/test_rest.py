@@ -47,6 +47,7 @@ async def test_symbols_are_found_by_a_part_of_their_name_whatever_its_case(api: 
     assert [one["symbol"] for one in found["symbols"]] == ["BTC/USD", "DOGE/BTC"]
     assert found["symbols"][0] == {
         "symbol": "BTC/USD",
+        "market": "crypto",
         "name": "Bitcoin (simulated)",
         "base": "BTC",
         "quote": "USD",
@@ -55,14 +56,38 @@ async def test_symbols_are_found_by_a_part_of_their_name_whatever_its_case(api: 
     }
 
 
+async def test_without_a_market_the_symbols_of_all_are_told_with_theirs(api: Api) -> None:
+    found = (await api.get("/api/v1/symbols", provider="sim"))["symbols"]
+    assert {one["market"] for one in found} == {"crypto", "us_equity"}
+    crypto = (await api.get("/api/v1/symbols", provider="sim", market="crypto"))["symbols"]
+    assert [one for one in found if one["market"] == "crypto"] == crypto
+
+
+async def test_a_provider_says_its_limits_and_what_may_be_configured_but_no_value(api: Api) -> None:
+    sim, files = (await api.get("/api/v1/providers"))["providers"]
+    assert sim["limits"] == {"page": 10_000, "concurrency": 4, "rate": None}
+    speed = sim["schemas"]["settings"]["properties"]["speed"]
+    assert (speed["type"], speed["default"]) == ("number", 1.0)
+    assert sim["schemas"]["params"]["properties"] == {}
+    assert sim["schemas"]["params"]["additionalProperties"] is False
+    settings = files["schemas"]["settings"]
+    assert settings["required"] == ["path"]
+    (reference,) = settings["properties"]["series"]["items"].values()
+    assert settings["$defs"][reference.rpartition("/")[2]]["properties"]["timeframe"]["pattern"]
+    assert "odd.csv" not in str(files)
+
+
+@pytest.mark.parametrize("market", [{}, {"market": "crypto"}])
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
-async def test_the_pages_of_symbols_are_all_symbols_once_each(api: Api, limit: int) -> None:
-    whole = await api.get("/api/v1/symbols", market="crypto", provider="sim")
+async def test_the_pages_of_symbols_are_all_symbols_once_each(
+    api: Api, limit: int, market: dict[str, str]
+) -> None:
+    whole = await api.get("/api/v1/symbols", provider="sim", **market)
     assert whole["next_page_token"] is None
     pages: list[dict[str, str]] = []
     token: dict[str, str] = {}
     while True:
-        page = await api.get("/api/v1/symbols", market="crypto", provider="sim", limit=limit, **token)
+        page = await api.get("/api/v1/symbols", provider="sim", limit=limit, **market, **token)
         assert len(page["symbols"]) <= limit
         pages += page["symbols"]
         if page["next_page_token"] is None:

@@ -15,7 +15,7 @@ class CcxtSettings(Schema):
 
     exchange = fields.String(
         required=True,
-        validate=validate.Regexp(r"[a-z0-9]+\Z", error="A name as ccxt has it is wanted, like kraken."),
+        validate=validate.Regexp(r"^[a-z0-9]+$", error="A name as ccxt has it is wanted, like kraken."),
         metadata={"description": "The exchange, by ccxt's name of it."},
     )
     types = fields.List(

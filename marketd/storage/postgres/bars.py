@@ -31,9 +31,10 @@ _FIRST_BARS = """
     ) AS page
 """
 _LAST_BARS = _FIRST_BARS.replace("ORDER BY t", "ORDER BY t DESC")
-_BOTH = "SELECT * FROM (BARS) AS bars, (COVERAGE) AS coverage".replace("COVERAGE", coverage.BARS.read)
-_FIRST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _FIRST_BARS)
-_LAST_BARS_AND_COVERAGE = _BOTH.replace("BARS", _LAST_BARS)
+_FIRST_BARS_AND_COVERAGE, _LAST_BARS_AND_COVERAGE = (
+    f"SELECT * FROM ({page}) AS bars, ({coverage.BARS.read}) AS coverage"  # noqa: S608
+    for page in (_FIRST_BARS, _LAST_BARS)
+)
 # NaN equals NaN in PostgreSQL, so that "distinct" means here what same_bar denies.
 _UPSERT = """
     WITH written AS (

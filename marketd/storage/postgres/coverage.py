@@ -18,7 +18,19 @@ _READ = """
         ORDER BY range_start
     ) AS known
 """
-_DELETE = "DELETE FROM coverage WHERE series = $1 AND range_start >= $2 AND range_start < $3"
+# What overlaps or touches any of several ranges.
+_TOUCHED = """
+    SELECT DISTINCT range_start, range_end, reason
+    FROM unnest($2::bigint[], $3::bigint[]) AS run (first, last), LATERAL (
+        SELECT range_start, range_end, reason FROM coverage
+        WHERE series = $1 AND range_start <= run.last AND range_end >= run.first
+          AND range_start >= coalesce(
+            (SELECT max(range_start) FROM coverage WHERE series = $1 AND range_start < run.first),
+            run.first)
+    ) AS known
+    ORDER BY range_start
+"""
+_DELETE = "DELETE FROM coverage WHERE series = $1 AND range_start = ANY($2::bigint[])"
 _INSERT = """
     INSERT INTO coverage (series, range_start, range_end, reason)
     SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::text[])
@@ -33,11 +45,12 @@ class Table(NamedTuple):
     """The statements for one of the two tables of coverage."""
 
     read: str
+    touched: str
     delete: str
     insert: str
 
 
-BARS = Table(_READ, _DELETE, _INSERT)
+BARS = Table(_READ, _TOUCHED, _DELETE, _INSERT)
 TICKS = Table(*map(_of_ticks, BARS))
 
 
@@ -54,15 +67,18 @@ async def lay_over(
 ) -> None:
     """Adds statements to what is known; the caller's transaction has locked the owner."""
     stated = lay([], covered)
-    for run in merge(one.range for one in stated):
-        # Rows that overlap or touch the new statements may grow together with them.
-        wider = TimeRange(run.start_ms - 1, run.end_ms + 1)
-        (known,) = await connection.fetch(table.read, owner, *wider)
-        old = rows(known)
-        new = lay(old, [one for one in stated if not one.range.clip(run).is_empty])
-        if new != old:
-            await connection.execute(table.delete, owner, new[0].start_ms, wider.end_ms)
-            await connection.execute(table.insert, owner, *zip(*new, strict=True))
+    runs = merge(one.range for one in stated)
+    if not runs:
+        return
+    # Rows that overlap or touch the new statements may grow together with them.
+    touched = await connection.fetch(table.touched, owner, *zip(*runs, strict=True))
+    old = [Covered(start_ms, end_ms, Reason(reason)) for start_ms, end_ms, reason in touched]
+    new = lay(old, stated)
+    gone, added = set(old).difference(new), set(new).difference(old)
+    if gone:
+        await connection.execute(table.delete, owner, [one.start_ms for one in gone])
+    if added:
+        await connection.execute(table.insert, owner, *zip(*sorted(added), strict=True))
 
 
 def rows(row: Any, span: TimeRange | None = None) -> list[Covered]:

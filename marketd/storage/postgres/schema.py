@@ -98,6 +98,9 @@ MIGRATIONS = (
         PRIMARY KEY (instrument, range_start)
     );
     """,
+    """
+    CREATE INDEX job_by_kind ON job (kind, created_ms, id COLLATE "C");
+    """,
 )
 # Any number that no other program takes for its own lock in the same database.
 _LOCK = 0x6D61726B657464

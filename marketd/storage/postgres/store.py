@@ -17,7 +17,9 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage.base import (
     Change,
+    Checkup,
     Job,
+    QueryPlan,
     Revision,
     Storage,
     Stored,
@@ -25,9 +27,11 @@ from marketd.storage.base import (
     StoredTicks,
 )
 from marketd.storage.postgres import bars as bar_rows
+from marketd.storage.postgres import jobs as job_rows
 from marketd.storage.postgres import names
 from marketd.storage.postgres import ticks as tick_rows
 from marketd.storage.postgres.aggregates import Asked, Rollups
+from marketd.storage.postgres.checkup import check
 from marketd.storage.postgres.connection import (
     FAILURES,
     Connection,
@@ -37,6 +41,7 @@ from marketd.storage.postgres.connection import (
 )
 from marketd.storage.postgres.notes import Note, Notes
 from marketd.storage.postgres.opening import prepare
+from marketd.storage.postgres.profile import profile
 from marketd.storage.postgres.timescale import Views
 
 log = logging.getLogger(__name__)
@@ -48,16 +53,6 @@ _CLOSE_S = 5.0
 _REFRESH_S = 600.0
 
 _PROBE = "UPDATE marketd_schema SET version = version"
-_SAVE_JOB = """
-    INSERT INTO job (id, kind, state, body, created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, state = excluded.state, body = excluded.body,
-        created_ms = excluded.created_ms, updated_ms = excluded.updated_ms
-"""
-_JOBS = """
-    SELECT id, kind, state, body, created_ms, updated_ms FROM job
-    WHERE kind = $1 ORDER BY created_ms, id COLLATE "C"
-"""
-_DELETE_JOB = "DELETE FROM job WHERE id = $1"
 
 
 @dataclass(slots=True, eq=False)
@@ -247,16 +242,24 @@ class PostgresStorage(Storage):
 
     async def save_job(self, job: Job) -> None:
         async with self._work("written") as connection:
-            await connection.execute(_SAVE_JOB, *job)
+            await job_rows.save(connection, job)
         self.fault = ""
 
     async def jobs(self, kind: str) -> list[Job]:
         async with self._work("read") as connection:
-            return [Job(*row) for row in await connection.fetch(_JOBS, kind)]
+            return await job_rows.read(connection, kind)
 
     async def delete_job(self, job_id: str) -> None:
         async with self._work("written") as connection:
-            await connection.execute(_DELETE_JOB, job_id)
+            await job_rows.delete(connection, job_id)
+
+    async def check(self) -> Checkup:
+        return await check(self._opened())
+
+    async def profile(self) -> list[QueryPlan]:
+        connections = self._opened()
+        with self._saying("profiled"):
+            return await profile(connections, views=isinstance(self._aggregates, Views))
 
     def _opened(self) -> Connections:
         if self._connections is None:

@@ -12,6 +12,7 @@ from marketd.market.service import SeriesName, Window
 from marketd.plugins.provider import Provider
 from marketd.web import schemas
 from marketd.web.formats import ARROW, CSV, JSON, Answer, TicksAnswer, chosen, gaps_out, respond
+from marketd.web.json_schema import json_schema
 from marketd.web.keys import MARKET, SUBSCRIPTIONS
 from marketd.web.ready import STABLE
 from marketd.web.validation import QUERY, operation
@@ -33,6 +34,8 @@ async def get_markets(request: web.Request) -> web.Response:
     "Providers, what they can and how they are",
     query=schemas.ProvidersQuery,
     answers={200: (schemas.ProvidersOut, "The providers of the configuration.")},
+    description="Some find out what they have when they open, which the first use does: of one that is "
+    "`idle` it may be unknown. `schemas` say what may be configured and asked, never what was.",
 )
 async def get_providers(request: web.Request) -> web.Response:
     providers = request.app[MARKET].providers(request[QUERY].get("market"))
@@ -51,7 +54,7 @@ async def get_providers(request: web.Request) -> web.Response:
 async def get_symbols(request: web.Request) -> web.Response:
     query = request[QUERY]
     page = await request.app[MARKET].symbols(
-        query["market"],
+        query.get("market"),
         query["provider"],
         query=query["query"],
         limit=query["limit"],
@@ -60,6 +63,7 @@ async def get_symbols(request: web.Request) -> web.Response:
     symbols = [
         {
             "symbol": info.symbol,
+            "market": info.market,
             "name": info.name,
             "base": info.base,
             "quote": info.quote,
@@ -149,7 +153,22 @@ def _provider(provider: Provider) -> dict[str, Any]:
         "markets": list(plugin.markets),
         "timeframes": [str(timeframe) for timeframe in plugin.timeframes],
         "features": provider.features,
+        "limits": _limits(provider),
+        "schemas": {
+            "settings": json_schema(plugin.settings_schema),
+            "credentials": json_schema(plugin.credentials_schema),
+            "params": json_schema(plugin.params_schema),
+        },
         "health": {"state": provider.health.state, "message": provider.health.message},
+    }
+
+
+def _limits(provider: Provider) -> dict[str, Any]:
+    plugin, rate = provider.plugin, provider.rate_limit
+    return {
+        "page": plugin.page_limit,
+        "concurrency": plugin.concurrency,
+        "rate": rate and {"requests": rate.requests, "per_ms": rate.per_ms, "burst": rate.burst},
     }
 
 

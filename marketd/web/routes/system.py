@@ -28,7 +28,8 @@ async def get_healthz(request: web.Request) -> web.Response:
     answers={200: (schemas.ReadyOut, "It can."), 503: (schemas.ReadyOut, "Not yet, or not any more.")},
     description="Ready means that the store is open and takes writes, and the plugins are loaded. "
     "`message` says why not; what is stored is served all the same. A plugin or provider that failed is "
-    "listed and does not make the daemon unready.",
+    "listed and does not make the daemon unready; nor does a Redis that is away, while which `nodes` is "
+    "`alone`.",
 )
 async def get_readyz(request: web.Request) -> web.Response:
     loader = request.app[LOADER]
@@ -52,9 +53,11 @@ async def get_readyz(request: web.Request) -> web.Response:
         }
         for report in loader.reports
     ]
+    state, reason = readiness.nodes
     body = {
         "status": "ready" if ready else "not_ready",
         "message": readiness.reason,
+        "nodes": {"state": state, "message": reason},
         "plugins": plugins,
         "providers": providers,
     }

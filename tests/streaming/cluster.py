@@ -1,0 +1,165 @@
+"""Nodes over one database, one vendor and one clock, whose ways to each other a test may cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import cast
+
+from scripted import START, M, StreamingPlugin, bar, scripted
+from world import Client, World
+
+from marketd.bus import BusAway, Held
+from marketd.bus.base import LEASE_MS, Heard
+from marketd.bus.local import LocalBus, LocalHub, LocalLeases
+from marketd.clock import ManualClock
+from marketd.domain.bar import Bar
+from marketd.domain.timeframe import Timeframe
+from marketd.metrics import Metrics
+from marketd.plugins import BarUpdate
+from marketd.storage.postgres import PostgresStorage
+from marketd.streaming.member import NodeWorker, Others
+from marketd.streaming.nodes import Nodes
+
+HISTORY = [bar(minute) for minute in range(10)]
+NOW = START + 10 * M + 20_000
+PATIENCE_S = 10
+
+
+class Wire:
+    """What lies between a node and the others; it may be cut."""
+
+    is_cut = False
+
+
+class Bus(LocalBus):
+    """A bus that tells and hears nothing while its wire is cut."""
+
+    def __init__(self, hub: LocalHub, wire: Wire) -> None:
+        super().__init__(hub)
+        self._wire = wire
+
+    def publish(self, channel: str, message: bytes) -> None:
+        if not self._wire.is_cut:
+            super().publish(channel, message)
+
+    def subscribe(self, channel: str, heard: Heard) -> None:
+        super().subscribe(channel, lambda message: None if self._wire.is_cut else heard(message))
+
+
+class Leased(LocalLeases):
+    """Leases that nobody can be asked for while the wire is cut."""
+
+    def __init__(self, hub: LocalHub, node: str, wire: Wire) -> None:
+        super().__init__(hub, node)
+        self._wire = wire
+
+    async def claim(self, wanted: Mapping[str, bytes]) -> dict[str, Held]:
+        self._check()
+        return await super().claim(wanted)
+
+    async def release(self, names: Iterable[str]) -> None:
+        self._check()
+        await super().release(names)
+
+    def _check(self) -> None:
+        if self._wire.is_cut:
+            raise BusAway("cut")
+
+
+class Listened(StreamingPlugin):
+    """A plugin that knows whether its stream is listened to."""
+
+    listeners = 0
+
+    async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+        self.listeners += 1
+        try:
+            async with aclosing(super().stream_bars(symbol, timeframe)) as updates:
+                async for update in updates:
+                    yield update
+        finally:
+            self.listeners -= 1
+
+
+class Node:
+    """One node with one client of its one-minute bars."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.name = name
+        self.wire = Wire()
+        self.talk = Wire()
+        self.leases = Leased(cluster.hub, name, self.wire)
+        self.storage = PostgresStorage(cluster.url, connections=2)
+        self.metrics = Metrics()
+        self.nodes = Nodes(self.leases, self.storage, self.metrics, now_s=lambda: cluster.now_s)
+        others = Others(self.nodes, Bus(cluster.hub, self.talk), cluster.clock, self.metrics)
+        plugin = scripted(HISTORY, now_ms=NOW, cls=Listened, clock=cluster.clock)
+        plugin.bars = cluster.bars
+        self.plugin = cast("Listened", plugin)
+        self.world = World(self.storage, self.plugin, cluster.clock, partial(NodeWorker, others=others))
+        self.client: Client = self.world.client()
+
+    async def join(self) -> None:
+        """Its client joins, live, and the node holds its first round with that."""
+        self.world.subscribe(self.client)[0].go_live()
+        await until(lambda: bool(self.nodes._members))
+        await self.round()
+
+    async def round(self) -> None:
+        await self.nodes.round()
+
+    @property
+    def leads(self) -> bool:
+        """Whether its plugin is listened to."""
+        return self.plugin.listeners > 0
+
+    async def died(self) -> None:
+        """It is gone, and gives nothing back."""
+        self.wire.is_cut = self.talk.is_cut = True
+        await self.world.supervisor.stop()
+
+    async def close(self) -> None:
+        await self.world.supervisor.stop()
+        await self.storage.close()
+
+
+class Cluster:
+    """Nodes over one database, one vendor and one clock; leases have a clock of their own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.now_s = 1_000.0
+        self.hub = LocalHub(lambda: self.now_s)
+        self.clock = ManualClock(NOW)
+        self.bars: list[Bar] = list(HISTORY)
+        self.nodes: list[Node] = []
+
+    async def node(self) -> Node:
+        node = Node(self, f"node {len(self.nodes)}")
+        self.nodes.append(node)
+        await node.storage.open()
+        return node
+
+    async def round(self) -> None:
+        for node in self.nodes:
+            await node.round()
+
+    def happens(self, minute: int) -> None:
+        """A minute passes at the vendor, whose stream says so to whoever listens."""
+        self.bars.append(bar(minute))
+        self.clock.set(START + (minute + 1) * M + 1)
+        for node in self.nodes:
+            if node.leads:
+                node.plugin.updates.put_nowait(BarUpdate(bar(minute), True))
+
+    def lease_expires(self) -> None:
+        self.now_s += LEASE_MS / 1000 + 0.1
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 - several parts have to agree
+            await asyncio.sleep(0.01)

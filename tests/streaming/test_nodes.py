@@ -1,0 +1,230 @@
+"""Several nodes over one database: one follows the provider, and no client of any misses or repeats."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import count
+
+import asyncpg
+import pytest
+from cluster import Cluster, Node, until
+from scripted import START, M, bar
+from servers.postgres import PostgresServer
+
+from marketd.domain.timeframe import Timeframe
+
+FIVE = Timeframe.parse("5m")
+NUMBERS = count()
+
+
+@pytest.fixture
+async def cluster(postgres_server: PostgresServer) -> AsyncIterator[Cluster]:
+    """Nodes over a new, empty database."""
+    name = f"nodes_{next(NUMBERS)}"
+    connection = await asyncpg.connect(postgres_server.url())
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    cluster = Cluster(postgres_server.url(name))
+    yield cluster
+    for node in cluster.nodes:
+        await node.close()
+
+
+async def two(cluster: Cluster) -> tuple[Node, Node]:
+    """Two nodes with a client each; the first leads."""
+    leader, follower = await cluster.node(), await cluster.node()
+    for node in (leader, follower):
+        await node.join()
+    await until(lambda: leader.leads)
+    return leader, follower
+
+
+async def test_one_node_listens_to_the_provider_and_the_clients_of_all_are_told(
+    cluster: Cluster,
+) -> None:
+    leader, follower = await two(cluster)
+    for minute in (10, 11):
+        cluster.happens(minute)
+        for node in (leader, follower):
+            assert await node.client.closed(1) == [bar(minute)]
+    leader.world.says(bar(12, close=50.0), closed=False)
+    for node in (leader, follower):
+        forming = await node.client.next("bar")
+        assert (tuple(forming["bar"]), forming["closed"]) == (bar(12, close=50.0), False)
+    assert (leader.plugin.streams, follower.plugin.streams) == (1, 0)
+
+
+async def test_derived_bars_are_the_same_on_every_node(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    clients = [node.world.client() for node in (leader, follower)]
+    for node, client in zip((leader, follower), clients, strict=True):
+        await node.world.join(client, FIVE, START + 5 * M)
+    for minute in range(10, 15):
+        cluster.happens(minute)
+    first, second = [await client.closed(1) for client in clients]
+    assert first == second
+    assert first[0][0] == START + 10 * M
+
+
+async def test_when_the_leader_dies_another_leads_and_nobody_misses_or_repeats_a_bar(
+    cluster: Cluster,
+) -> None:
+    leader, follower = await two(cluster)
+    cluster.happens(10)
+    assert await follower.client.closed(1) == [bar(10)]
+    await leader.died()
+    cluster.happens(11)
+    await follower.round()
+    assert not follower.leads, "the lease has not expired"
+    cluster.lease_expires()
+    await follower.round()
+    cluster.happens(12)
+    assert await follower.client.closed(2) == [bar(11), bar(12)]
+
+
+async def test_what_the_leader_stored_and_could_not_tell_any_more_is_told(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    leader.talk.is_cut = True
+    cluster.happens(10)
+    assert await leader.client.closed(1) == [bar(10)]
+    await leader.died()
+    cluster.lease_expires()
+    await follower.round()
+    assert await follower.client.closed(1) == [bar(10)]
+    # It was read: the vendor was not asked for it again.
+    assert not any(span.start_ms <= bar(10)[0] < span.end_ms for span in follower.plugin.calls)
+
+
+async def test_a_word_that_is_lost_is_made_up_for_with_the_next_round(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    follower.talk.is_cut = True
+    cluster.happens(10)
+    assert await leader.client.closed(1) == [bar(10)]
+    await cluster.round()
+    assert await follower.client.closed(1) == [bar(10)]
+    follower.talk.is_cut = False
+    cluster.happens(11)
+    assert await follower.client.closed(1) == [bar(11)]
+
+
+async def test_a_word_that_was_missed_is_made_up_for_with_the_next_word(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    follower.talk.is_cut = True
+    cluster.happens(10)
+    assert await leader.client.closed(1) == [bar(10)]
+    follower.talk.is_cut = False
+    cluster.happens(11)
+    assert await follower.client.closed(2) == [bar(10), bar(11)]
+
+
+async def test_a_leader_that_was_paused_writes_nothing_and_follows(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    cluster.happens(10)
+    await leader.client.closed(1)
+    # It is paused: nothing is renewed, and another leads.
+    cluster.lease_expires()
+    await follower.round()
+    await until(lambda: follower.leads)
+    # It wakes up, and does not know yet. What its stream said before it was paused is wrong by now.
+    cluster.clock.set(START + 12 * M + 1)
+    cluster.bars.append(bar(11))
+    leader.world.says(bar(11, close=50.0), closed=True)
+    await until(lambda: not leader.leads)
+    follower.world.says(bar(11), closed=True)
+    assert await follower.client.closed(2) == [bar(10), bar(11)]
+    for _ in range(2):  # with the second it learns what the new leader noted with the first
+        await cluster.round()
+    assert await leader.client.closed(1) == [bar(11)]
+    assert not leader.leads
+
+
+async def test_a_lease_that_was_forgotten_changes_nothing_for_clients(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    for minute, first in ((10, follower), (11, leader), (12, leader)):
+        cluster.hub.held.clear()
+        await first.round()
+        await cluster.round()
+        await until(lambda first=first: first.leads)
+        cluster.happens(minute)
+        for node in (leader, follower):
+            assert await node.client.closed(1) == [bar(minute)]
+
+
+async def test_without_the_bus_each_follows_by_itself_and_they_return_by_themselves(
+    cluster: Cluster,
+) -> None:
+    leader, follower = await two(cluster)
+    both = (leader, follower)
+    for node in both:
+        node.wire.is_cut = node.talk.is_cut = True
+    await cluster.round()
+    assert not any(node.nodes.fault for node in both), "a moment is nothing"
+    cluster.lease_expires()
+    await cluster.round()
+    await until(lambda: follower.leads)
+    assert all("Redis is away" in node.nodes.fault for node in both)
+    assert all(node.metrics.bus_up._value.get() == 0 for node in both)
+    await until(lambda: leader.plugin.streams == 2 and leader.leads)
+    cluster.happens(10)
+    for node in both:
+        assert await node.client.closed(1) == [bar(10)]
+        node.wire.is_cut = node.talk.is_cut = False
+    await cluster.round()
+    await until(lambda: not follower.leads)
+    assert not any(node.nodes.fault for node in both)
+    assert all(node.metrics.bus_up._value.get() == 1 for node in both)
+    await until(lambda: leader.plugin.streams == 3 and leader.leads)
+    cluster.happens(11)
+    for node in both:
+        assert await node.client.closed(1) == [bar(11)]
+
+
+async def test_a_node_that_starts_without_the_bus_does_not_wait_for_it(cluster: Cluster) -> None:
+    node = await cluster.node()
+    node.wire.is_cut = True
+    await node.join()
+    await until(lambda: node.leads)
+    cluster.happens(10)
+    assert await node.client.closed(1) == [bar(10)]
+
+
+async def test_a_node_whose_last_client_has_left_lets_another_lead_at_once(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    await leader.world.supervisor.stop()
+    await cluster.round()
+    await until(lambda: follower.leads)
+    cluster.happens(10)
+    assert await follower.client.closed(1) == [bar(10)]
+
+
+async def test_a_node_that_cannot_write_lets_another_lead(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    leader.storage.fault = "The database cannot be reached."
+    await cluster.round()
+    assert leader.leads, "a moment is nothing"
+    cluster.lease_expires()
+    await cluster.round()
+    await until(lambda: follower.leads)
+    told = await leader.client.next("status")
+    assert (told["state"], told["message"]) == ("down", "The database cannot be reached.")
+
+
+async def test_more_than_fits_into_a_word_is_read_from_the_store(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    cluster.bars += [bar(minute) for minute in range(10, 400)]
+    cluster.happens(400)
+    expected = [bar(minute) for minute in range(10, 401)]
+    for node in (leader, follower):
+        assert await node.client.closed(len(expected)) == expected
+    assert not [span for span in follower.plugin.calls if span.end_ms > START + 11 * M]
+
+
+async def test_the_health_of_the_feed_is_told_on_every_node(cluster: Cluster) -> None:
+    leader, follower = await two(cluster)
+    leader.plugin.updates.put_nowait(RuntimeError("?"))
+    for node in (leader, follower):
+        assert (await node.client.next("status"))["state"] == "down"
+    await until(lambda: leader.plugin.streams == 2 and leader.leads)
+    cluster.happens(10)
+    for node in (leader, follower):
+        assert (await node.client.next("status"))["state"] == "live"

@@ -1,0 +1,132 @@
+"""Everything behind the stream, with a vendor and clients that a test makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from listening import Sink
+from scripted import INSTRUMENT, MINUTE, StreamingPlugin, feed_of, provider_of
+
+from marketd.clock import ManualClock
+from marketd.domain.bar import Bar
+from marketd.domain.instrument import Series
+from marketd.domain.timeframe import Timeframe
+from marketd.market.history import History
+from marketd.market.orchestrator import DataOrchestrator
+from marketd.metrics import Metrics
+from marketd.plugins import BarUpdate
+from marketd.storage import Storage
+from marketd.streaming.messages import Format
+from marketd.streaming.outbox import Outbox, Postman
+from marketd.streaming.ring import Cursor
+from marketd.streaming.service import Joined, SubscriptionService
+from marketd.streaming.subscription import Subscription
+from marketd.streaming.worker import LoneWorker
+from marketd.supervisor import Supervisor
+
+PATIENCE_S = 5
+RING = 5
+
+
+class Client:
+    """A subscriber whose messages the test reads."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._sink = Sink()
+        self.is_cut = False
+        self.outbox = Outbox(
+            Format.JSON,
+            self._sink,
+            Postman(metrics),
+            most_bytes=1_000_000,
+            patience_s=PATIENCE_S,
+            overflow=self._cut,
+            metrics=metrics,
+        )
+        self._read: list[dict[str, Any]] = []
+
+    async def next(self, kind: str | None = None) -> dict[str, Any]:
+        """The next message, or the next of a type, leaving out those before it."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                while self._read:
+                    message = self._read.pop(0)
+                    if kind is None or message["type"] == kind:
+                        return message
+                self._read += await self._sink.take()
+
+    async def closed(self, count: int) -> list[Bar]:
+        """The next closed bars."""
+        bars: list[Bar] = []
+        while len(bars) < count:
+            message = await self.next("bar")
+            if message["closed"]:
+                bars.append(tuple(message["bar"]))
+        return bars
+
+    def _cut(self) -> None:
+        self.is_cut = True
+
+
+class World:
+    """Everything behind the stream, for one scripted provider and a clock that the test moves."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        plugin: StreamingPlugin,
+        clock: ManualClock,
+        workers: Callable[..., Any] = LoneWorker,
+    ) -> None:
+        self.metrics = Metrics()
+        self.clock = clock
+        self.plugin = plugin
+        self.storage = storage
+        self.provider = provider_of(plugin)
+        self.feed = feed_of(self.provider)
+        self.orchestrator = DataOrchestrator(
+            History(storage, self.metrics), request_timeout_ms=2_000, depth_ms=30 * 86_400_000
+        )
+        self.supervisor = Supervisor(self.metrics)
+        self.service = SubscriptionService(
+            history=self.orchestrator,
+            storage=storage,
+            supervisor=self.supervisor,
+            metrics=self.metrics,
+            linger_ms=20,
+            workers=partial(workers, history=self.orchestrator, storage=storage, stall_ms=30_000),
+            ring=RING,
+            most_streams=100,
+        )
+
+    def client(self) -> Client:
+        return Client(self.metrics)
+
+    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[Subscription, Cursor]:
+        subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
+        return subscription, self.service.subscribe(self.feed, subscription).cursor
+
+    def rejoin(
+        self, client: Client, timeframe: Timeframe, cursor: Cursor
+    ) -> tuple[Subscription, Joined]:
+        subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
+        return subscription, self.service.subscribe(self.feed, subscription, cursor)
+
+    async def join(self, client: Client, timeframe: Timeframe, since: int) -> Subscription:
+        subscription, cursor = self.subscribe(client, timeframe)
+        await self.service.catch_up(self.feed, subscription, since, cursor)
+        subscription.go_live()
+        return subscription
+
+    def says(self, bar: Bar, *, closed: bool) -> None:
+        """The provider's stream says `bar`."""
+        self.plugin.updates.put_nowait(BarUpdate(bar, closed))
+
+    async def rest(self, timeframe: Timeframe, since: int) -> Sequence[Bar]:
+        found = await self.orchestrator.bars(
+            self.feed, timeframe, since=since, before=None, limit=10_000
+        )
+        return found.bars
