@@ -13,6 +13,7 @@ from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.tapes import TapeService
 from marketd.web import docs_page, keys, openapi, validation
 from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
@@ -21,6 +22,7 @@ from marketd.web.routes import aggregates as aggregate_routes
 from marketd.web.routes import backfills as backfill_routes
 from marketd.web.routes import market as market_routes
 from marketd.web.routes import system as system_routes
+from marketd.web.routes.plugins import plugin_routes
 from marketd.web.ws.endpoint import StreamEndpoint
 
 
@@ -34,6 +36,7 @@ def make_app(
     gate: LoadGate,
     loader: PluginLoader,
     subscriptions: SubscriptionService,
+    tapes: TapeService,
     metrics: Metrics,
     readiness: keys.Readiness,
     answers: ReadyAnswers,
@@ -50,6 +53,7 @@ def make_app(
     app[keys.GATE] = gate
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
+    app[keys.TAPES] = tapes
     app[keys.METRICS] = metrics
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream
@@ -80,6 +84,7 @@ def make_app(
             _get("/docs", system_routes.get_docs),
         ]
     )
+    app.add_routes(plugin_routes(loader.extensions, timeout_ms=server.request_timeout, metrics=metrics))
     document = openapi.describe(app)
     app[keys.OPENAPI] = to_json(document)
     app[keys.DOCS_PAGE] = docs_page.render(document)
