@@ -28,6 +28,8 @@ from marketd.web.keys import METRICS, SUBSCRIPTIONS
 # On a Saturday the exchange says nothing of its own.
 _SATURDAY = "2024-01-06T12:00:00Z"
 _SERIES = Series(Instrument("us_equity", "sim", "SPY"), Timeframe.parse("1m"))
+# Messages count upwards in their cursors: from here on all are of one length.
+_FIRST = 100_000
 _EVENT = BarEvent((1_704_500_000_000, 467.92, 468.11, 467.85, 468.02, 83_120.0), closed=True)
 
 SUBSCRIBE = orjson.dumps(
@@ -45,7 +47,7 @@ SUBSCRIBE = orjson.dumps(
 
 def message() -> bytes:
     """The payload of what a client is told each time."""
-    cursor = Cursor(_EVENT.bar[0], 12 * "0", 1_000).token()
+    cursor = Cursor(_EVENT.bar[0], 12 * "0", _FIRST).token()
     return to_json(event_message(_SERIES, _EVENT, cursor).body)
 
 
@@ -75,6 +77,7 @@ async def main(database: str) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         bursts, size = map(int, line.split())
         stream = subscriptions._upstreams[_SERIES].streams[_SERIES]
+        stream.ring._seq = max(stream.ring._seq, _FIRST)
         clients = len(subscriptions._broadcast._streams[_SERIES])
         for _ in range(bursts):
             written = _written(metrics) + clients * size
@@ -87,8 +90,8 @@ async def main(database: str) -> None:
 
 def _written(metrics: Metrics) -> float:
     """How many messages have been written to clients so far."""
-    (counter,) = metrics.stream_messages.collect()
-    return counter.samples[0].value
+    value: float = metrics.stream_messages._value.get()
+    return value
 
 
 if __name__ == "__main__":

@@ -31,9 +31,11 @@ from marketd.market.service import MarketService
 from marketd.market.tapes import Tapes
 from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
+from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
+from marketd.storage.base import Change
 from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
@@ -239,6 +241,12 @@ class Daemon:
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage))
         supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
+        for plugin, extension, _ in self.loader.extensions:
+            hearer = Hearer(
+                plugin, extension, timeout_s=config.upstream.timeout / 1000, metrics=self.metrics
+            )
+            storage.listen(partial(_tell, hearer))
+            supervisor.run(f"tell {plugin} of bars", hearer.run)
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
 
@@ -285,6 +293,11 @@ def _storage(config: StorageConfig) -> Storage:
     from marketd.storage.sqlite import SQLiteStorage
 
     return SQLiteStorage(config.sqlite_path)
+
+
+def _tell(hearer: Hearer, change: Change | None) -> None:
+    if change is not None:
+        hearer.tell(change.series, change.span)
 
 
 async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:

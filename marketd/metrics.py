@@ -142,6 +142,12 @@ class Metrics:
             "Installed plugins that could not be imported or registered.",
             registry=registry,
         )
+        self.extension_failures = Counter(
+            "marketd_extension_failures_total",
+            "Calls of a plugin's routes, or of its reaction to stored bars, that failed or took long.",
+            ["plugin"],
+            registry=registry,
+        )
         self.stream_clients = Gauge(
             "marketd_stream_clients", "WebSocket clients connected.", registry=registry
         )

@@ -12,6 +12,7 @@ from marketd.plugins.base import (
     TickHistory,
     TickStreams,
 )
+from marketd.plugins.extension import Extension, Route
 from marketd.plugins.fields import TimeField, TimeframeField
 from marketd.plugins.hookspecs import hookimpl
 
@@ -19,11 +20,13 @@ __all__ = [
     "BarStreams",
     "BarUpdate",
     "Clock",
+    "Extension",
     "MarketHours",
     "MarketPlugin",
     "NoFields",
     "PluginContext",
     "RateLimit",
+    "Route",
     "ScaledClock",
     "TickHistory",
     "TickStreams",

@@ -8,6 +8,7 @@ from typing import Any
 import pluggy
 
 from marketd.plugins.base import MarketPlugin
+from marketd.plugins.extension import Extension
 
 PROJECT = "marketd"
 
@@ -27,4 +28,10 @@ def marketd_default_providers() -> Mapping[str, Mapping[str, Any]]:
 
     Each is what its table `[providers.<name>]` would hold, `plugin` included, and no secret.
     """
+    raise NotImplementedError  # a specification is never called
+
+
+@hookspec
+def marketd_extensions() -> Sequence[Extension]:
+    """Fires once at start, before requests are answered: what adds routes, or hears of stored bars."""
     raise NotImplementedError  # a specification is never called

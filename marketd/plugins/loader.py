@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pluggy
@@ -25,6 +25,7 @@ from marketd.domain.errors import ConfigError, NotReady, UnknownProvider
 from marketd.metrics import Metrics
 from marketd.plugins import hookspecs
 from marketd.plugins.base import MarketPlugin, PluginContext
+from marketd.plugins.extension import NAME, Extension, Route
 from marketd.plugins.instance import Limiter, Source
 from marketd.plugins.provider import Provider
 
@@ -40,6 +41,14 @@ class PluginReport:
     version: str
     provides: Sequence[str] = ()
     error: str = ""
+
+
+class Extended(NamedTuple):
+    """An extension, the name of the plugin that brings it, and the routes that it has declared."""
+
+    plugin: str
+    extension: Extension
+    routes: Sequence[Route]
 
 
 def installed() -> Sequence[EntryPoint]:
@@ -62,6 +71,7 @@ class PluginLoader:
         self.reports: list[PluginReport] = []
         self.providers: dict[str, Provider] = {}
         self.failed_providers: dict[str, str] = {}
+        self.extensions: list[Extended] = []
         self._classes: dict[str, type[MarketPlugin]] = {}
         self._defaults: dict[str, ProviderConfig] = {}
         self._configs: dict[str, ProviderConfig] = {}
@@ -183,6 +193,7 @@ class PluginLoader:
             manager.check_pending()
             classes = self._classes_of(manager, module)
             defaults = self._defaults_of(manager, module)
+            extensions = _extensions_of(manager, module, entry.name)
         except (Exception, SystemExit) as error:
             if manager.has_plugin(entry.name):
                 manager.unregister(name=entry.name)
@@ -190,6 +201,7 @@ class PluginLoader:
             return PluginReport(entry.name, package, version, error=reason)
         self._classes.update(classes)
         self._defaults.update(defaults)
+        self.extensions += extensions
         return PluginReport(report.name, package, version, provides=tuple(sorted(classes)))
 
     def _classes_of(
@@ -242,6 +254,26 @@ def _declared(hook: pluggy.HookCaller, module: object) -> Iterator[Any]:
     for impl in hook.get_hookimpls():
         if impl.plugin is module:
             yield impl.function()
+
+
+def _extensions_of(manager: pluggy.PluginManager, module: object, plugin: str) -> list[Extended]:
+    extended: list[Extended] = []
+    paths: set[str] = set()
+    for declared in _declared(manager.hook.marketd_extensions, module):
+        for extension in declared:
+            if not isinstance(extension, Extension):
+                raise TypeError(f"{extension!r} is not an Extension")
+            routes = tuple(extension.routes())
+            if not all(isinstance(route, Route) for route in routes):
+                raise TypeError("routes() has to return Route objects")
+            if routes and not NAME.fullmatch(plugin):
+                raise ValueError("routes need an entry point whose name is of a-z, 0-9, _ and -")
+            for route in routes:
+                if route.path in paths:
+                    raise ValueError(f"the route {route.path!r} is there twice")
+                paths.add(route.path)
+            extended.append(Extended(plugin, extension, routes))
+    return extended
 
 
 def _limit_key(config: ProviderConfig) -> str:

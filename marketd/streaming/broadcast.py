@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from marketd.domain.instrument import Series
 from marketd.metrics import Metrics
-from marketd.streaming.events import News
 from marketd.streaming.messages import Message
 from marketd.streaming.subscription import Subscription
 
@@ -31,9 +30,9 @@ class BroadcastManager:
             del self._streams[subscription.series]
         return not stream
 
-    def publish(self, series: Series, event: News, message: Message) -> bool:
+    def publish(self, series: Series, message: Message) -> bool:
         """Tells every subscription of `series`; False if there is none."""
         stream = self._streams.get(series, ())
         for subscription in stream:
-            subscription.deliver(event, message)
+            subscription.deliver(message)
         return bool(stream)

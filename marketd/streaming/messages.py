@@ -29,12 +29,13 @@ _ENCODERS: Mapping[Format, tuple[int, Callable[[Any], bytes]]] = {
 
 
 class Message:
-    """One message, encoded when a format is first asked for."""
+    """One message, encoded when a format is first asked for; one that `lasts` must not be left out."""
 
-    __slots__ = ("_frames", "body")
+    __slots__ = ("_frames", "body", "lasts")
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    def __init__(self, body: Mapping[str, Any], *, lasts: bool = True) -> None:
         self.body = body
+        self.lasts = lasts
         self._frames: dict[Format, bytes] = {}
 
     def frame(self, how: Format) -> bytes:
@@ -78,7 +79,8 @@ def event_message(series: Series, event: News, cursor: str) -> Message:
                     "closed": event.closed,
                     "rev": event.rev,
                     "cursor": cursor,
-                }
+                },
+                lasts=event.closed,
             )
         case GapEvent():
             return gap_message(series, event.gap)

@@ -16,17 +16,17 @@ _LOOKS = 5
 class Sink(Protocol):
     """Where a client's frames go."""
 
-    def write(self, data: bytes) -> None:
-        """Hands over whole frames. Never blocks; what cannot be sent yet is kept by the sink."""
+    def write(self, data: bytes) -> bool:
+        """Hands over whole frames. Never blocks; what cannot be sent yet is kept by the sink.
 
-    def is_full(self) -> bool:
-        """True while the sink keeps so much that nothing more should be written."""
+        False once it keeps so much that nothing more should be written.
+        """
 
     def held(self) -> int:
         """How many bytes it keeps."""
 
     async def drain(self) -> None:
-        """Returns once it is no longer full; ConnectionError if it always will be."""
+        """Returns once it keeps little; ConnectionError if it never will."""
 
 
 class Postman:
@@ -47,8 +47,12 @@ class Postman:
 
     def _deliver(self) -> None:
         due, self._due = self._due, []
-        self._metrics.stream_bytes.inc(sum([outbox.waiting for outbox in due]))
-        self._metrics.stream_messages.inc(sum([outbox.write() for outbox in due]))
+        written = messages = 0
+        for outbox in due:
+            written += outbox.waiting
+            messages += outbox.write()
+        self._metrics.stream_bytes.inc(written)
+        self._metrics.stream_messages.inc(messages)
 
 
 class Outbox:
@@ -58,6 +62,25 @@ class Outbox:
     they do not fit, or the sink has taken nothing for `patience_s` while it is full, `overflow` is
     called, once, nothing more is taken or written, and the client is to be cut.
     """
+
+    # There are many, and an event for all of them passes each in microseconds.
+    __slots__ = (
+        "_bulk",
+        "_draining",
+        "_forming",
+        "_frames",
+        "_is_awaited",
+        "_is_closed",
+        "_metrics",
+        "_most_bytes",
+        "_overflow",
+        "_patience_s",
+        "_postman",
+        "_sink",
+        "_vacancy",
+        "format",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -78,7 +101,8 @@ class Outbox:
         self._overflow = overflow
         self._metrics = metrics
         self._frames: list[bytes] = []
-        self._bytes = 0
+        # How many bytes these are.
+        self.waiting = 0
         # Where among the frames a stream's forming bar waits.
         self._forming: dict[object, int] = {}
         self._is_closed = False
@@ -88,38 +112,36 @@ class Outbox:
         self._vacancy: asyncio.Future[None] | None = None
         self._bulk = asyncio.Lock()
 
-    @property
-    def waiting(self) -> int:
-        """How many bytes wait here."""
-        return self._bytes
-
     def put(self, message: Message) -> None:
         """Adds a message that must arrive."""
         if self._is_closed:
             return
         frame = message.frame(self.format)
-        if self._frames and self._bytes + len(frame) > self._most_bytes:
+        waiting = self.waiting + len(frame)
+        if waiting > self._most_bytes and self._frames:
             self.give_up()
             return
         self._frames.append(frame)
-        self._bytes += len(frame)
+        self.waiting = waiting
         if not self._is_awaited:
             self._is_awaited = True
             self._postman.call(self)
 
-    def put_news(self, stream: object, message: Message, *, lasts: bool) -> None:
+    def put_news(self, stream: object, message: Message) -> None:
         """Adds news of a stream; a forming bar, which does not last, replaces the one that waits."""
-        place = self._forming.get(stream)
-        if lasts or place is None:
+        if message.lasts:
             self.put(message)
-            if lasts:
-                # What forms after this belongs behind it.
-                self._forming.pop(stream, None)
-            elif not self._is_closed:
+            # What forms after this belongs behind it.
+            self._forming.pop(stream, None)
+            return
+        place = self._forming.get(stream)
+        if place is None:
+            self.put(message)
+            if not self._is_closed:
                 self._forming[stream] = len(self._frames) - 1
         else:
             frame = message.frame(self.format)
-            self._bytes += len(frame) - len(self._frames[place])
+            self.waiting += len(frame) - len(self._frames[place])
             self._frames[place] = frame
             self._metrics.stream_conflated.inc()
 
@@ -150,14 +172,14 @@ class Outbox:
 
     def write(self) -> int:
         """Writes all that waits, and says how many messages that were; for the postman."""
-        count = len(self._frames)
+        frames = self._frames
+        count = len(frames)
         if count:
-            self._sink.write(b"".join(self._frames))
+            has_room = self._sink.write(frames[0] if count == 1 else b"".join(frames))
             self._clear()
-        if self._sink.is_full():
-            if not self._is_closed:
+            if not has_room:
                 self._draining = asyncio.create_task(self._drain())
-            return count
+                return count
         self._is_awaited = False
         if self._vacancy is not None and not self._vacancy.done():
             self._vacancy.set_result(None)
@@ -165,8 +187,9 @@ class Outbox:
 
     def _clear(self) -> None:
         self._frames.clear()
-        self._forming.clear()
-        self._bytes = 0
+        self.waiting = 0
+        if self._forming:
+            self._forming.clear()
 
     async def _drain(self) -> None:
         """Writes what waits once the sink has room; gives the client up if that is not to be."""
@@ -177,7 +200,7 @@ class Outbox:
             return
         self._draining = None
         if has_room:
-            self._metrics.stream_bytes.inc(self._bytes)
+            self._metrics.stream_bytes.inc(self.waiting)
             self._metrics.stream_messages.inc(self.write())
         else:
             self.give_up()

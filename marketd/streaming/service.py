@@ -119,8 +119,8 @@ class SubscriptionService:
             stream.ending.cancel()
             stream.ending = None
         self._broadcast.add(subscription)
-        for event, message in stream.greeting(upstream.health):
-            subscription.deliver(event, message)
+        for message in stream.greeting(upstream.health):
+            subscription.deliver(message)
         return Joined(stream.cursor, None if resume is None else stream.ring.replay(resume))
 
     def unsubscribe(self, feed: Feed, subscription: Subscription) -> None:

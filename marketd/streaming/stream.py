@@ -64,18 +64,18 @@ class Stream:
         message, next_ms = self._message(event)
         if next_ms is not None:
             self.ring.add(message, next_ms)
-        was_told = self._broadcast.publish(self.series, event, message)
+        was_told = self._broadcast.publish(self.series, message)
         if was_told and isinstance(event, BarEvent) and event.closed and not event.rev:
             # The outboxes write in this turn of the loop, before what is due after them.
             closed_ms = self.series.timeframe.end(event.bar[0])
             asyncio.get_running_loop().call_soon(self._on_written, closed_ms)
 
-    def greeting(self, health: HealthEvent) -> list[tuple[News, Message]]:
+    def greeting(self, health: HealthEvent) -> list[Message]:
         """What a client is told when it joins: the forming bar, and that the feed is not well."""
         news: list[News] = [self._forming] if self._forming is not None else []
         if health.state != "live":
             news.append(health)
-        return [(event, self._message(event)[0]) for event in news]
+        return [self._message(event)[0] for event in news]
 
     def revise(self, bucket_ms: int, rev: int) -> None:
         """Notes that a published bucket has changed, by revision `rev` of a bar in it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from marketd.domain.instrument import Series
-from marketd.streaming.events import BarEvent, News
 from marketd.streaming.messages import Message
 from marketd.streaming.outbox import Outbox
 
@@ -15,20 +14,22 @@ _MOST_WAITING = 10_000
 class Subscription:
     """A stream's way to one client. While the client catches up with history, live waits here."""
 
+    __slots__ = ("_outbox", "_waiting", "series")
+
     def __init__(self, series: Series, outbox: Outbox) -> None:
         self.series = series
         self._outbox = outbox
-        self._waiting: list[tuple[News, Message]] | None = []
+        self._waiting: list[Message] | None = []
 
-    def deliver(self, event: News, message: Message) -> None:
+    def deliver(self, message: Message) -> None:
         """Hands on what has happened, or keeps it until `go_live`. Never blocks."""
         if self._waiting is None:
-            self._outbox.put_news(self, message, lasts=not _forms(event))
+            self._outbox.put_news(self, message)
             return
-        if self._waiting and _forms(self._waiting[-1][0]) and _forms(event):
+        if self._waiting and not (self._waiting[-1].lasts or message.lasts):
             self._waiting.pop()
         if len(self._waiting) < _MOST_WAITING:
-            self._waiting.append((event, message))
+            self._waiting.append(message)
         else:
             self._outbox.give_up()
 
@@ -39,9 +40,5 @@ class Subscription:
     def go_live(self) -> None:
         """Sends what has waited; from now on nothing waits."""
         waiting, self._waiting = self._waiting, None
-        for event, message in waiting or ():
-            self.deliver(event, message)
-
-
-def _forms(event: News) -> bool:
-    return isinstance(event, BarEvent) and not event.closed
+        for message in waiting or ():
+            self.deliver(message)

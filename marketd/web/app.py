@@ -21,6 +21,7 @@ from marketd.web.routes import aggregates as aggregate_routes
 from marketd.web.routes import backfills as backfill_routes
 from marketd.web.routes import market as market_routes
 from marketd.web.routes import system as system_routes
+from marketd.web.routes.plugins import plugin_routes
 from marketd.web.ws.endpoint import StreamEndpoint
 
 
@@ -80,6 +81,7 @@ def make_app(
             _get("/docs", system_routes.get_docs),
         ]
     )
+    app.add_routes(plugin_routes(loader.extensions, timeout_ms=server.request_timeout, metrics=metrics))
     document = openapi.describe(app)
     app[keys.OPENAPI] = to_json(document)
     app[keys.DOCS_PAGE] = docs_page.render(document)

@@ -10,9 +10,11 @@ from marketd.domain.bar import Bar, Tick
 from marketd.domain.errors import ProviderFailed, UnknownSymbol
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
 from marketd.plugins import (
     BarStreams,
     BarUpdate,
+    MarketHours,
     MarketPlugin,
     PluginContext,
     ScaledClock,
@@ -22,10 +24,10 @@ from marketd.plugins import (
 
 SECOND = Timeframe.parse("1s")
 START = 1_709_647_200_000  # 2024-03-05T14:00:00Z
-S = 1_000
+S, M = 1_000, 60_000
 
 
-class Honest(MarketPlugin, BarStreams, TickStreams, TickHistory):
+class Honest(MarketPlugin, BarStreams, TickStreams, TickHistory, MarketHours):
     """Has a bar and two trades for every second from START on; its clock runs fifty times as fast."""
 
     plugin = "honest"
@@ -76,6 +78,12 @@ class Honest(MarketPlugin, BarStreams, TickStreams, TickHistory):
         end_ms = min(before, self.clock.now_ms() + 1)
         times = range(max(START, SECOND.ceil(since)), end_ms, S)
         return [tick for t_ms in times for tick in self.trades(t_ms)][:limit]
+
+    def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
+        """Closed before its first bar, which it tells in two pieces."""
+        asked = TimeRange(since, before)
+        pieces = (TimeRange(0, START - M).clip(asked), TimeRange(START - M, START).clip(asked))
+        return [piece for piece in pieces if not piece.is_empty]
 
     async def find(self, symbol: str) -> None:
         if symbol not in {info.symbol for info in await self.get_symbols("crypto")}:

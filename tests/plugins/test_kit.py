@@ -16,6 +16,7 @@ from marketd.domain.bar import Bar, Tick
 from marketd.domain.errors import ProviderFailed, UnknownSymbol
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
 from marketd.plugins import BarUpdate, MarketPlugin, PluginContext
 from marketd.plugins.replay import ReplayPlugin
 from marketd.plugins.sim import SimPlugin
@@ -267,6 +268,25 @@ class ForgetsTradesWithoutAnId(Honest):
         ]
 
 
+class TellsHoursBackwards(Wrong):
+    def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
+        return super().closed(symbol, since, before)[::-1]
+
+
+class ClosesWhileItTrades(Wrong):
+    def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
+        return [] if since == before else [TimeRange(since, before)]
+
+
+class KnowsNoShortPause(Wrong):
+    def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
+        return super().closed(symbol, since, before) if before - since > 5 * 86_400_000 else []
+
+
+class HasNoPlaceForACall(Wrong):
+    concurrency = 0
+
+
 WRONG: dict[str, type[Honest]] = {
     "every_symbol_is_told_once_and_in_its_market": TellsASymbolTwice,
     "a_symbol_is_spelt_in_one_way": UppercasesSymbols,
@@ -279,6 +299,7 @@ WRONG: dict[str, type[Honest]] = {
     "the_limit_keeps_the_first_bars": KeepsTheLastBars,
     "fewer_bars_than_the_limit_are_all_there_are": HoldsBack,
     "a_page_is_no_longer_than_the_page_limit": IgnoresTheLimit,
+    "its_limits_are_some": HasNoPlaceForACall,
     "a_bar_is_the_same_in_any_range": MakesBarsOfTheRange,
     "the_newest_bar_is_the_forming_one_at_the_latest": KnowsTheFuture,
     "a_call_can_be_cancelled": CannotBeCancelled,
@@ -288,6 +309,9 @@ WRONG: dict[str, type[Honest]] = {
     "stream_and_history_agree": ClosesWhatIsNotWhole,
     "stream_of_bars_begins_anew": EndsSilently,
     "stream_of_bars_can_be_cancelled": GoesOnStreaming,
+    "hours_are_ranges_that_ascend_within_what_was_asked": TellsHoursBackwards,
+    "hours_are_open_where_there_are_bars": ClosesWhileItTrades,
+    "hours_are_the_same_however_they_are_asked_for": KnowsNoShortPause,
     "ticks_ascend_and_are_trades": TellsTradesOutOfOrder,
     "past_ticks_keep_to_range_and_limit": KnowsNoEndOfTrades,
     "past_ticks_hold_what_the_stream_told": ForgetsTradesWithoutAnId,
@@ -344,7 +368,7 @@ def test_a_provider_without_streams_is_not_held_to_them() -> None:
     class Kit(ProviderKit):
         plugin_class = Plain
 
-    assert not any(name.startswith(("stream", "ticks", "past")) for name in checks(Kit))
+    assert not any(name.startswith(("stream", "ticks", "past", "hours")) for name in checks(Kit))
     assert "bars_ascend" in checks(Kit)
 
 

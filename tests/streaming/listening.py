@@ -43,12 +43,10 @@ class Sink:
         """There is room again."""
         self._has_room.set()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         self.writes.append(data)
         self._written.set()
-
-    def is_full(self) -> bool:
-        return not self._has_room.is_set()
+        return self._has_room.is_set()
 
     def held(self) -> int:
         return 0 if self._has_room.is_set() else 1

@@ -44,7 +44,7 @@ class Box:
     def put(self, minute: int, close: float, *, closed: bool, series: Series = SERIES) -> None:
         event = BarEvent(bar(minute, close), closed)
         message = event_message(series, event, "")
-        self.outbox.put_news(series, message, lasts=closed)
+        self.outbox.put_news(series, message)
 
 
 async def test_a_forming_bar_that_waits_gives_way_to_a_newer_one() -> None:

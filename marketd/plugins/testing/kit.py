@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from marketd.domain.bar import Bar
 from marketd.domain.errors import MarketdError, UnknownSymbol
 from marketd.domain.instrument import SymbolInfo
+from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timerange import MAX_MS
-from marketd.plugins.base import BarStreams, MarketPlugin, TickHistory, TickStreams
+from marketd.plugins.base import BarStreams, MarketHours, MarketPlugin, TickHistory, TickStreams
 from marketd.plugins.testing.base import raising
+from marketd.plugins.testing.hours import HoursChecks
 from marketd.plugins.testing.ticks import TickChecks
 
+# What the names of the checks begin with that are for one of them alone.
+_CAPABILITIES: Mapping[str, type] = {
+    "stream": BarStreams,
+    "ticks": TickStreams,
+    "past_ticks": TickHistory,
+    "hours": MarketHours,
+}
 
-class ProviderKit(TickChecks):
+
+class ProviderKit(TickChecks, HoursChecks):
     """Derive a class whose name begins with `Test`, and pytest runs every check on your provider.
 
     Class attributes:
@@ -34,8 +44,7 @@ class ProviderKit(TickChecks):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         plugin_class = getattr(cls, "plugin_class", MarketPlugin)
-        capabilities = (("stream", BarStreams), ("ticks", TickStreams), ("past_ticks", TickHistory))
-        for capability, kind in capabilities:
+        for capability, kind in _CAPABILITIES.items():
             for name in dir(cls):
                 if name.startswith(f"test_{capability}_") and not issubclass(plugin_class, kind):
                     setattr(cls, name, None)
@@ -154,6 +163,17 @@ class ProviderKit(TickChecks):
             assert plugin.page_limit >= 1, "page_limit has to be positive"
             page = await self.fetch(plugin, self.since_ms, plugin.clock.now_ms())
             assert len(page) <= plugin.page_limit, "the page is longer than page_limit"
+
+        self.run(check)
+
+    def test_its_limits_are_some(self) -> None:
+        """What marketd keeps to: how often, and how many calls at once."""
+
+        async def check(plugin: MarketPlugin) -> None:
+            rate = plugin.rate_limit
+            assert rate is None or isinstance(rate, RateLimit), "rate_limit has to be a RateLimit"
+            assert plugin.concurrency >= 1, "concurrency has to be positive"
+            assert min(plugin.page_cost, plugin.symbols_cost) >= 1, "a call costs one at the least"
 
         self.run(check)
 

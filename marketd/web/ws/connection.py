@@ -242,18 +242,18 @@ class _Wire:
         self._writer = request.writer
         _, self._most_bytes = self._transport.get_write_buffer_limits()
 
-    def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
-
-    def is_full(self) -> bool:
-        return self.held() > self._most_bytes
+    def write(self, data: bytes) -> bool:
+        transport = self._transport
+        if not transport.is_closing():
+            transport.write(data)
+        return transport.get_write_buffer_size() <= self._most_bytes
 
     def held(self) -> int:
         return self._transport.get_write_buffer_size()
 
     async def drain(self) -> None:
-        await self._writer.drain()
+        # aiohttp has one future for all who wait: whoever is cancelled would cancel it for everybody.
+        await asyncio.shield(asyncio.ensure_future(self._writer.drain()))
 
     def abort(self) -> None:
         self._transport.abort()
