@@ -6,19 +6,22 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
 
 from aiohttp import web
+from prometheus_client import Counter
 
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
 from marketd.bus.redis import RedisBus, RedisLeases, connect
-from marketd.cache import MemoryCache
+from marketd.cache import BarCache, MemoryCache
+from marketd.cache.redis import RedisCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -39,6 +42,7 @@ from marketd.storage.base import Change
 from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.tapes import TapeService
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
@@ -171,6 +175,7 @@ class Daemon:
         storage = self.storage
         answers = self._answers
         storage.listen(answers.changed)
+        storage.watch(lambda fault: self.metrics.storage_faults.labels(fault).inc())
         await storage.open()
         self._opened.push_async_callback(storage.close)
         self._opened.push_async_callback(self._limiters.close)
@@ -183,7 +188,7 @@ class Daemon:
         others = self._others()
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
+        history = History(storage, self.metrics, self._caches())
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
@@ -199,6 +204,7 @@ class Daemon:
                 partial(NodeWorker, others=others) if others else LoneWorker,
                 history=orchestrator,
                 storage=storage,
+                urgent=self.gate.urgent,
                 stall_ms=config.stream.stall,
             ),
             ring=config.stream.ring,
@@ -209,6 +215,17 @@ class Daemon:
             tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
         )
         market = MarketService(self.loader, orchestrator, tick_pages, storage)
+        followed_tapes = TapeService(
+            tapes=tapes,
+            bars=market,
+            supervisor=supervisor,
+            metrics=self.metrics,
+            linger_ms=config.stream.linger,
+            stall_ms=config.stream.stall,
+            ring=config.stream.ring,
+            most_streams=config.stream.max_streams,
+            request_timeout_ms=config.server.request_timeout,
+        )
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -228,6 +245,7 @@ class Daemon:
             gate=self.gate,
             loader=self.loader,
             subscriptions=subscriptions,
+            tapes=followed_tapes,
             metrics=self.metrics,
             readiness=self,
             answers=answers,
@@ -239,7 +257,7 @@ class Daemon:
             await control.open()
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
-        supervisor.run("probe storage", partial(_probe, storage))
+        supervisor.run("probe storage", partial(_probe, storage, self.metrics.storage_fault_seconds))
         supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         for plugin, extension, _ in self.loader.extensions:
             hearer = Hearer(
@@ -249,6 +267,16 @@ class Daemon:
             supervisor.run(f"tell {plugin} of bars", hearer.run)
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
+
+    def _caches(self) -> list[BarCache]:
+        """Where bars are looked for before the store is asked, nearest first."""
+        caches: list[BarCache] = [MemoryCache(self._config.cache.memory)]
+        if self._config.redis.url and self.storage.identity:
+            # A database for one process alone is nearer than Redis.
+            caches.append(RedisCache(self._config.redis.url, self.storage.identity, self.metrics))
+        for cache in caches:
+            self._opened.push_async_callback(cache.close)
+        return caches
 
     def _others(self) -> Others | None:
         """The way to the nodes that share the store; None if nobody can."""
@@ -316,13 +344,18 @@ async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
         await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
 
 
-async def _probe(storage: Storage) -> None:
-    """Finds out that a store takes writes again, also when nobody has anything to write."""
+async def _probe(storage: Storage, seconds: Counter) -> None:
+    """Finds out that a store takes writes again, also when nobody has anything to write; adds up the
+    time until then."""
+    since_s = time.monotonic()
     while True:
         await asyncio.sleep(_PROBE_S)
-        if storage.fault:
-            try:
+        had_fault = bool(storage.fault)
+        if had_fault:
+            # The store has logged it, and says so until it is over.
+            with suppress(StorageFailed):
                 await storage.probe()
-            except StorageFailed:
-                # The store has logged it, and says so until it is over.
-                continue
+        now_s = time.monotonic()
+        if had_fault:
+            seconds.inc(now_s - since_s)
+        since_s = now_s

@@ -74,6 +74,18 @@ class Metrics:
             ["provider", "reason"],
             registry=registry,
         )
+        self.storage_faults = Counter(
+            "marketd_storage_faults_total",
+            "Times that the database has begun to take no writes, by the reason: full, read_only, io, "
+            "away or other.",
+            ["reason"],
+            registry=registry,
+        )
+        self.storage_fault_seconds = Counter(
+            "marketd_storage_fault_seconds_total",
+            "Time in which the database took no writes.",
+            registry=registry,
+        )
         self.pages_cut_short = Counter(
             "marketd_pages_cut_short_total",
             "Short pages that turned out not to be all there was, against the plugin's word.",
@@ -161,6 +173,11 @@ class Metrics:
         )
         self.stream_upstreams = Gauge(
             "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
+        )
+        self.tape_upstreams = Gauge(
+            "marketd_tape_upstreams",
+            "Instruments whose trades are followed at a provider.",
+            registry=registry,
         )
         self.stream_led = Counter(
             "marketd_stream_leader_changes_total",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -23,6 +23,9 @@ from marketd.plugins.feed import Feed, TickFeed
 from marketd.plugins.loader import PluginLoader
 from marketd.plugins.provider import Provider
 from marketd.storage import Storage
+
+# How far back it is looked whether bars have gone on.
+_BESIDE_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,18 @@ class MarketService:
         if not (provider.streams_ticks or provider.has_tick_history):
             raise Unsupported(f"{provider.name} has no trades.")
         return TickFeed(provider, instrument)
+
+    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
+        """The finest bars beside a tape, from `since_ms` (or a while ago) to the present."""
+        bases = feed.provider.plugin.timeframes_of(feed.instrument.symbol)
+        if not bases:
+            return []
+        finest = min(bases, key=lambda base: base.nominal_ms)
+        now_ms = feed.provider.now_ms()
+        start_ms = finest.floor(max(since_ms, now_ms - _BESIDE_MS))
+        base = await self.feed(SeriesName(feed.instrument, finest, {}))
+        bars, _ = await self._orchestrator.closed(base, TimeRange(start_ms, finest.end(now_ms)))
+        return bars
 
     async def ticks(self, instrument: Instrument, window: Window) -> TicksPage:
         """One page of trades; see TickPages.page."""

@@ -14,7 +14,7 @@ from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
 from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
 from marketd.domain.instrument import Instrument
-from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
@@ -22,7 +22,9 @@ from marketd.plugins.guard import NOW, Turn
 from marketd.storage import Storage
 from marketd.storage.base import reach_of_ticks
 
-Told: TypeAlias = Callable[[Sequence[Tick]], None]
+# Called with the new trades, how often it was called of the instrument, this time included, and whether
+# a stream has just said them.
+Told: TypeAlias = Callable[[Sequence[Tick], int, bool], None]
 
 # The present is not asked for again within this time.
 _FRESH_MS = 1_000
@@ -45,10 +47,11 @@ class TapeRead(NamedTuple):
 
 
 class _Tape:
-    """One instrument's: who is told, how often that was, and a lock of both with the store."""
+    """One instrument's: who is told, since when, how often that was, and a lock with the store."""
 
     def __init__(self) -> None:
         self.told: Told | None = None
+        self.followed_ms = 0
         self.seq = 0
         self.lock = asyncio.Lock()
 
@@ -63,16 +66,25 @@ class Tapes:
         # One an instrument that was ever asked for, of those that providers list.
         self._tapes: dict[Instrument, _Tape] = {}
 
-    def listen(self, instrument: Instrument, told: Told | None) -> None:
+    def listen(self, feed: TickFeed, told: Told | None) -> None:
         """From now on `told` is called with the trades that are new in the store; None ends it."""
-        self._tape(instrument).told = told
+        tape = self._tape(feed.instrument)
+        tape.told, tape.followed_ms = told, feed.provider.now_ms()
 
-    async def keep(self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered]) -> None:
+    async def keep(
+        self,
+        feed: TickFeed,
+        ticks: Sequence[Tick],
+        covered: Sequence[Covered],
+        *,
+        is_live: bool = False,
+    ) -> None:
         """Stores trades (ascending) with what they prove, and tells of those that are new.
 
-        A caller that is cancelled does not keep others from being told.
+        `is_live` says that a stream has just said them. A caller that is cancelled does not keep others
+        from being told.
         """
-        keeping = asyncio.ensure_future(self._keep(feed, ticks, covered))
+        keeping = asyncio.ensure_future(self._keep(feed, ticks, covered, is_live))
         # Where nobody waits for it any more, its failure is the store's to log.
         keeping.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(keeping)
@@ -104,7 +116,6 @@ class Tapes:
         (the loop's time). What is missing then is told as gaps. Raises StorageFailed alone.
         """
         tape = self._tape(feed.instrument)
-        span = span.clip(TimeRange(MIN_MS, feed.provider.now_ms() + 1))
         asked: list[TimeRange] = []
         failure: ProviderFailed | NotReady | None = None
         reason = Reason.UNRECOVERABLE
@@ -116,8 +127,9 @@ class Tapes:
                 )
                 seq = tape.seq
             reach = reach_of_ticks(stored.ticks, span, limit=limit, newest=newest)
-            unknown = subtract(reach, merge([*proven(stored.coverage), *asked]))
             now_ms = feed.provider.now_ms()
+            past = reach.clip(TimeRange(MIN_MS, now_ms + 1))
+            unknown = subtract(past, merge([*proven(stored.coverage), *asked]))
             missing = [piece for piece in unknown if piece.start_ms < now_ms - _FRESH_MS]
             if not missing or not feed.provider.has_tick_history:
                 break
@@ -142,17 +154,19 @@ class Tapes:
                 break
             asked.append(TimeRange(piece.start_ms, end_ms))
             asked = merge(asked)
-        gaps = self._gaps(feed, reach, stored.coverage, asked, reason)
+        gaps = self._gaps(feed, past, stored.coverage, asked, reason)
         return TapeRead(stored.ticks, reach, gaps, seq, failure)
 
-    async def _keep(self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered]) -> None:
+    async def _keep(
+        self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered], is_live: bool
+    ) -> None:
         tape = self._tape(feed.instrument)
         async with tape.lock:
             new = await self._storage.store_ticks(feed.instrument, ticks, covered)
             self._metrics.ticks_stored.labels(feed.provider.name).inc(len(new))
             if new and tape.told is not None:
                 tape.seq += 1
-                tape.told(new)
+                tape.told(new, tape.seq, is_live)
 
     async def _part(self, feed: TickFeed, piece: TimeRange, turn: Turn, *, whole: bool) -> int:
         """Fetches a piece, or its first page, and says up to where it has been asked for."""
@@ -192,9 +206,12 @@ class Tapes:
         for gap in gaps_in(reach, coverage):
             for piece in subtract(gap.range, merge(tail)):
                 gaps.append(Gap(*piece, reason if gap.reason is Reason.PENDING else gap.reason))
-        if gaps and self._tape(feed.instrument).told is not None and gaps[-1].end_ms >= now_ms:
+        tape = self._tape(feed.instrument)
+        if gaps and tape.told is not None and gaps[-1].end_ms >= now_ms:
             # Whoever follows it will know of this time with the next trade.
-            gaps[-1] = gaps[-1]._replace(reason=Reason.PENDING)
+            last = gaps.pop()
+            gaps.append(last.clip(TimeRange(MIN_MS, tape.followed_ms)))
+            gaps.append(last.clip(TimeRange(tape.followed_ms, MAX_MS))._replace(reason=Reason.PENDING))
         return lay([], gaps)
 
     def _tape(self, instrument: Instrument) -> _Tape:

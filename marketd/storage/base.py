@@ -7,8 +7,10 @@ trades of instruments, the jobs of the daemon, and coarser bars computed ahead o
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -18,6 +20,8 @@ from marketd.domain.errors import Unsupported
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+
+log = logging.getLogger(__name__)
 
 
 class Revision(NamedTuple):
@@ -112,6 +116,16 @@ class Change(NamedTuple):
 Changed: TypeAlias = Callable[[Change | None], None]
 
 
+class Fault(StrEnum):
+    """Why a database takes no writes."""
+
+    FULL = "full"  # its disk is
+    READ_ONLY = "read_only"
+    IO = "io"  # its disk fails, or takes no larger file
+    AWAY = "away"
+    OTHER = "other"
+
+
 class Storage(ABC):
     """What has to survive a restart. Every method raises StorageFailed when the database does."""
 
@@ -123,6 +137,7 @@ class Storage(ABC):
         self.identity = ""
         """Tells this database from any other, once it is open; empty if it is for one process alone."""
         self._listeners: list[Changed] = []
+        self._watchers: list[Callable[[Fault], None]] = []
 
     def listen(self, changed: Changed) -> None:
         """Calls `changed` with every write that made or revised bars, before `store` returns.
@@ -137,6 +152,20 @@ class Storage(ABC):
     def _tell(self, change: Change | None) -> None:
         for changed in self._listeners:
             changed(change)
+
+    def watch(self, began: Callable[[Fault], None]) -> None:
+        """Calls `began`, in the loop, whenever writing begins to fail."""
+        self._watchers.append(began)
+
+    def _set_fault(self, sentence: str, fault: Fault = Fault.OTHER) -> None:
+        """Says that writing fails, or with an empty sentence that it works."""
+        was, self.fault = self.fault, sentence
+        if sentence and not was:
+            log.error("writing stopped reason=%s", sentence)
+            for began in self._watchers:
+                began(fault)
+        elif was and not sentence:
+            log.info("writing goes on again")
 
     # Life
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Gap
 
 
@@ -28,6 +29,13 @@ class GapEvent(NamedTuple):
     gap: Gap
 
 
+class TickEvent(NamedTuple):
+    """New trades, ascending in time; `seq` counts what was told of the instrument, this included."""
+
+    ticks: Sequence[Tick]
+    seq: int
+
+
 FEED_STATES = ("live", "stale", "down")
 
 
@@ -41,3 +49,5 @@ class HealthEvent(NamedTuple):
 # What clients are told, and everything.
 News: TypeAlias = BarEvent | GapEvent | HealthEvent
 Event: TypeAlias = News | Progress
+# What clients are told of trades.
+TapeNews: TypeAlias = TickEvent | GapEvent | HealthEvent

@@ -25,7 +25,7 @@ from marketd.storage import Storage
 from marketd.streaming.bulletin import Bulletin
 from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent, Progress
 from marketd.streaming.front import Front
-from marketd.streaming.needs import History
+from marketd.streaming.needs import History, Urgent
 from marketd.streaming.nodes import Nodes, Part
 from marketd.streaming.worker import SeriesWorker
 
@@ -58,6 +58,7 @@ class NodeWorker:
         others: Others,
         history: History,
         storage: Storage,
+        urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self.front = Front(feed, storage=storage, history=history, emit=self._emit)
@@ -67,6 +68,7 @@ class NodeWorker:
         self._nodes, self._bus, self._clock, self._metrics = others
         self._history = history
         self._storage = storage
+        self._urgent = urgent
         self._stall_ms = stall_ms
         self._part = Part.WAITING
         self._is_assigned = asyncio.Event()
@@ -156,7 +158,12 @@ class NodeWorker:
 
     def _worker(self, feed: Feed) -> SeriesWorker:
         return SeriesWorker(
-            feed, self.front, history=self._history, storage=self._storage, stall_ms=self._stall_ms
+            feed,
+            self.front,
+            history=self._history,
+            storage=self._storage,
+            urgent=self._urgent,
+            stall_ms=self._stall_ms,
         )
 
     # Following

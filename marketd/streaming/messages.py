@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Gap
-from marketd.domain.instrument import Series
+from marketd.domain.instrument import Instrument, Series
 from marketd.encoding import to_json, to_msgpack
-from marketd.streaming.events import BarEvent, GapEvent, HealthEvent, News
+from marketd.streaming.events import BarEvent, GapEvent, HealthEvent, News, TapeNews, TickEvent
 
 
 class Format(StrEnum):
@@ -56,15 +56,13 @@ def _head(first: int, length: int) -> bytes:
     return struct.pack("!BBQ", first, 127, length)
 
 
-def names(series: Series) -> dict[str, str]:
-    """The fields that say which stream a message belongs to."""
-    what = series.instrument
-    return {
-        "market": what.market,
-        "provider": what.provider,
-        "symbol": what.symbol,
-        "timeframe": str(series.timeframe),
-    }
+def names(stream: Series | Instrument) -> dict[str, str]:
+    """The fields that say which stream a message belongs to: bars of a series, or trades."""
+    what = stream if isinstance(stream, Instrument) else stream.instrument
+    told = {"market": what.market, "provider": what.provider, "symbol": what.symbol}
+    if isinstance(stream, Instrument):
+        return told | {"channel": "ticks"}
+    return told | {"timeframe": str(stream.timeframe)}
 
 
 def event_message(series: Series, event: News, cursor: str) -> Message:
@@ -85,9 +83,18 @@ def event_message(series: Series, event: News, cursor: str) -> Message:
         case GapEvent():
             return gap_message(series, event.gap)
         case HealthEvent():
-            return Message(
-                {"type": "status", **names(series), "state": event.state, "message": event.message}
-            )
+            return status_message(series, event)
+
+
+def tape_message(instrument: Instrument, event: TapeNews, cursor: str) -> Message:
+    """The same of trades."""
+    match event:
+        case TickEvent():
+            return Message({"type": "tick", **names(instrument), "ticks": event.ticks, "cursor": cursor})
+        case GapEvent():
+            return gap_message(instrument, event.gap)
+        case HealthEvent():
+            return status_message(instrument, event)
 
 
 def snapshot_message(series: Series, bars: Sequence[Bar], *, complete: bool, cursor: str) -> Message:
@@ -103,12 +110,32 @@ def snapshot_message(series: Series, bars: Sequence[Bar], *, complete: bool, cur
     )
 
 
-def gap_message(series: Series, gap: Gap) -> Message:
+def ticks_snapshot_message(
+    instrument: Instrument, ticks: Sequence[Tick], *, complete: bool, cursor: str
+) -> Message:
+    """The same of trades."""
+    return Message(
+        {
+            "type": "snapshot",
+            **names(instrument),
+            "ticks": ticks,
+            "complete": complete,
+            "cursor": cursor,
+        }
+    )
+
+
+def status_message(stream: Series | Instrument, event: HealthEvent) -> Message:
+    """What has become of the feed behind a stream."""
+    return Message({"type": "status", **names(stream), "state": event.state, "message": event.message})
+
+
+def gap_message(stream: Series | Instrument, gap: Gap) -> Message:
     """A range for which a stream has no proof."""
     return Message(
         {
             "type": "gap",
-            **names(series),
+            **names(stream),
             "start": gap.start_ms,
             "end": gap.end_ms,
             "reason": gap.reason,

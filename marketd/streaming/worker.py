@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -20,9 +19,10 @@ from marketd.plugins.feed import Feed
 from marketd.storage import Storage
 from marketd.streaming.events import Event
 from marketd.streaming.front import Front
-from marketd.streaming.needs import History
+from marketd.streaming.needs import History, Urgent
 from marketd.streaming.polling import poll
 from marketd.streaming.recheck import recheck
+from marketd.streaming.retry import Backoff, first, pause
 from marketd.streaming.silence import watch_silence
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _GRACE_MS = 1_000
 # What may wait of a stream while a bar is being stored, or the store is away.
 _INBOX = 1_000
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _STORE_PAUSE_S = 1.0
 
 
@@ -49,6 +48,7 @@ class SeriesWorker:
         *,
         history: History,
         storage: Storage,
+        urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self._feed = feed
@@ -56,6 +56,7 @@ class SeriesWorker:
         self._timeframe = feed.series.timeframe
         self._history = history
         self._storage = storage
+        self._urgent = urgent
         self._stall_ms = stall_ms
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
         self._heard_ms = 0
@@ -70,7 +71,7 @@ class SeriesWorker:
 
     async def _keep_following(self) -> None:
         front = self._front
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff()
         while True:
             before_ms = front.next_ms
             try:
@@ -80,9 +81,8 @@ class SeriesWorker:
             except MarketdError as error:
                 front.tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
             if front.next_ms > before_ms:
-                pause_s = _FIRST_PAUSE_S
-            await _pause(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                backoff = Backoff()
+            await backoff.pause()
 
     async def _follow(self) -> None:
         """One connection's life: raises when it ends."""
@@ -96,7 +96,7 @@ class SeriesWorker:
                 while True:
                     await self._handle(await inbox.get(), inbox)
         except* MarketdError as failures:
-            raise _first(failures) from None
+            raise first(failures) from None
 
     def _watch(self, inbox: asyncio.Queue[BarUpdate | int], group: asyncio.TaskGroup) -> None:
         """Makes up for what a stream may keep to itself."""
@@ -123,7 +123,7 @@ class SeriesWorker:
                 self._front.tell("down", error.message)
                 if inbox.full():
                     raise
-                await _pause(_STORE_PAUSE_S)
+                await pause(_STORE_PAUSE_S)
             else:
                 # A stream that was mute is believed once it speaks.
                 if self._front.health.state == "down" or isinstance(item, BarUpdate):
@@ -163,13 +163,15 @@ class SeriesWorker:
             await plugin.clock.sleep_until(bar[0] + plugin.settle_ms)
             await front.catch_up(feed, bar[0])
         if not closed:
-            front.form(bar)
+            with self._urgent():
+                front.form(bar)
             return
         end_ms = self._timeframe.end(bar[0])
         proven = Covered(bar[0], end_ms, Reason.DATA)
-        await self._storage.store(
-            feed.series, [bar], [proven], at_ms=feed.provider.now_ms(), fence=feed.fence
-        )
+        with self._urgent():
+            await self._storage.store(
+                feed.series, [bar], [proven], at_ms=feed.provider.now_ms(), fence=feed.fence
+            )
         # Of an interval that was passed already, what has changed is told by now.
         if bar[0] == front.next_ms:
             front.close([bar], end_ms)
@@ -185,11 +187,12 @@ class LoneWorker:
         *,
         history: History,
         storage: Storage,
+        urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self.front = Front(feed, history=history, storage=storage, emit=emit)
         self._worker = SeriesWorker(
-            feed, self.front, history=history, storage=storage, stall_ms=stall_ms
+            feed, self.front, history=history, storage=storage, urgent=urgent, stall_ms=stall_ms
         )
 
     async def run(self) -> None:
@@ -197,12 +200,3 @@ class LoneWorker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.front.run())
             await self._worker.follow()
-
-
-async def _pause(longest_s: float) -> None:
-    await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311 - full jitter
-
-
-def _first(group: BaseExceptionGroup[MarketdError]) -> MarketdError:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -13,6 +13,7 @@ from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.tapes import TapeService
 from marketd.web import docs_page, keys, openapi, validation
 from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
@@ -35,6 +36,7 @@ def make_app(
     gate: LoadGate,
     loader: PluginLoader,
     subscriptions: SubscriptionService,
+    tapes: TapeService,
     metrics: Metrics,
     readiness: keys.Readiness,
     answers: ReadyAnswers,
@@ -51,6 +53,7 @@ def make_app(
     app[keys.GATE] = gate
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
+    app[keys.TAPES] = tapes
     app[keys.METRICS] = metrics
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream

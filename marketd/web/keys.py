@@ -14,6 +14,7 @@ from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
 from marketd.streaming.service import SubscriptionService
+from marketd.streaming.tapes import TapeService
 
 
 class Readiness(Protocol):
@@ -38,6 +39,7 @@ MARKET = web.AppKey("MARKET", MarketService)
 AGGREGATES = web.AppKey("AGGREGATES", Aggregates)
 LOADER = web.AppKey("LOADER", PluginLoader)
 SUBSCRIPTIONS = web.AppKey("SUBSCRIPTIONS", SubscriptionService)
+TAPES = web.AppKey("TAPES", TapeService)
 METRICS = web.AppKey("METRICS", Metrics)
 READINESS = web.AppKey("READINESS", Readiness)
 STREAM_CONFIG = web.AppKey("STREAM_CONFIG", StreamConfig)

@@ -337,7 +337,9 @@ class ProviderOut(Schema):
     )
     health = fields.Nested(HealthOut, required=True)
     feeds = fields.Nested(
-        FeedsOut, required=True, metadata={"description": "How many series are followed, by state."}
+        FeedsOut,
+        required=True,
+        metadata={"description": "How many series and tapes are followed, by state."},
     )
 
 

@@ -47,5 +47,7 @@ async def test_a_full_disk_is_told_reading_goes_on_and_writing_resumes_by_itself
         while (await answer(readyz))[0] != 200:  # noqa: ASYNC110 - another process has no event
             await asyncio.sleep(0.05)
     assert (await answer(readyz))[1]["message"] == ""
+    assert await daemon.metric("marketd_storage_faults_total") == 1
+    assert await daemon.metric("marketd_storage_fault_seconds_total") > 0
     assert len((await answer(ohlcv, **other))[1]["bars"]) == 1440
     assert (await answer(ohlcv, **stored))[1] == page

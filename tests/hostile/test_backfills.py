@@ -10,9 +10,18 @@ import pytest
 from aiohttp import web
 from backfilling import PATH, begin, call, ended, fetched_twice, until
 from besieged import START, M, Make, World
-from stand_in import SYMBOL, Asked, Vendor, cut, hanging, rows, slow, status, well
+from stand_in import SYMBOL, Asked, Mood, Vendor, cut, hanging, rows, slow, status, well
 
 from marketd.backfill.job import KIND, Backfill
+
+
+def only_from(at_ms: int) -> Mood:
+    """What lies before is never answered."""
+
+    async def mood(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await (well if asked.span.start_ms >= at_ms else hanging)(vendor, asked, request)
+
+    return mood
 
 
 async def test_it_brings_all_that_is_missing_once_and_says_so(world: World) -> None:
@@ -58,24 +67,27 @@ async def test_what_does_not_pass_ends_it_with_the_reason_and_it_can_be_taken_up
 
 
 async def test_it_goes_on_after_a_restart_and_fetches_nothing_twice(world: World) -> None:
-    world.vendor.mood = slow(0.05)
+    world.vendor.mood = only_from(START + 300 * M)
     told = await begin(world)
-    await until(world, told, lambda one: 0 < one["progress"] < 1)
-    had = len(await world.stored())
-    await world.restart()
+    await until(world, told, lambda one: one["progress"] == 0.5)
+    await world.stop()
+    world.vendor.asked.clear()
+    world.vendor.mood = well
+    await world.start()
     told = await ended(world, told)
-    assert told["state"] == "done"
-    assert told["new"] == len(world.truth(0, 600)) - had
+    assert (told["state"], told["new"]) == ("done", len(world.truth(0, 300)))
+    assert {one.span.start_ms < START + 300 * M for one in world.vendor.asked} == {True}
     assert await world.stored() == world.truth(0, 600)
 
 
 async def test_it_pauses_and_stays_paused_until_it_is_resumed(world: World) -> None:
-    world.vendor.mood = slow(0.05)
+    world.vendor.mood = only_from(START + 300 * M)
     told = await begin(world)
-    await until(world, told, lambda one: one["state"] == "running")
+    await until(world, told, lambda one: one["progress"] == 0.5)
     code, paused = await call(world, "POST", f"{PATH}/{told['id']}/pause")
     assert (code, paused["state"]) == (200, "paused")
     await world.restart()
+    world.vendor.mood = well
     asked = len(world.vendor.asked)
     assert (await call(world, "GET", f"{PATH}/{told['id']}"))[1]["state"] == "paused"
     await call(world, "POST", f"{PATH}/{told['id']}/resume")
@@ -85,9 +97,9 @@ async def test_it_pauses_and_stays_paused_until_it_is_resumed(world: World) -> N
 
 
 async def test_it_is_cancelled_and_then_forgotten_and_what_it_stored_stays(world: World) -> None:
-    world.vendor.mood = slow(0.05)
+    world.vendor.mood = only_from(START + 300 * M)
     told = await begin(world)
-    await until(world, told, lambda one: one["progress"] > 0)
+    await until(world, told, lambda one: one["progress"] == 0.5)
     code, cancelled = await call(world, "DELETE", f"{PATH}/{told['id']}")
     assert (code, cancelled["state"]) == (200, "cancelled")
     assert (await call(world, "GET"))[1]["backfills"] == [cancelled]
@@ -122,16 +134,14 @@ async def test_a_repair_goes_on_where_it_was_after_a_restart_and_tells_of_all_of
     wrong = {START + minute * M for minute in (20, 320, 570)}
     world.vendor.bars = [(*one[:5], 7.0) if one[0] in wrong else one for one in world.vendor.bars]
     answered_ms = START + 600 * M
-
-    async def so_far(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
-        return await (well if asked.span.start_ms >= answered_ms else hanging)(vendor, asked, request)
-
-    world.vendor.mood = so_far
+    world.vendor.mood = only_from(answered_ms)
     told = await begin(world, repair=True)
     for minute in (300, 100, 0):
         before_ms, answered_ms = answered_ms, START + minute * M
+        await world.stop()
+        world.vendor.mood = only_from(answered_ms)
         world.vendor.asked.clear()
-        await world.restart()
+        await world.start()
         jobs = world.daemon.storage.jobs
         while answered_ms not in [  # noqa: ASYNC110 - a store has no event
             Backfill.of(job).repaired_ms for job in await jobs(KIND)
@@ -173,7 +183,7 @@ async def test_it_waits_while_the_daemon_is_busy(world: World) -> None:
     gate = world.daemon.gate
     with ExitStack() as waiting:
         for _ in range(20):
-            waiting.enter_context(gate.request())
+            waiting.enter_context(gate.urgent())
         told = await begin(world)
         await until(world, told, lambda one: one["state"] == "running")
         assert not gate.is_open

@@ -129,7 +129,7 @@ async def test_who_follows_is_told_each_new_trade_once_whoever_brought_it(
 ) -> None:
     world = World(storage)
     told: list[Tick] = []
-    world.tapes.listen(INSTRUMENT, told.extend)
+    world.tapes.listen(world.feed, lambda ticks, seq, is_live: told.extend(ticks))
     world.plugin.past = [tick(ms * S) for ms in range(4)]
     await world.tapes.keep(world.feed, [tick(S), tick(9 * S)], [])
     seq = (await world.read()).seq

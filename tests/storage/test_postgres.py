@@ -18,6 +18,7 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage import StoredBars
+from marketd.storage.base import Fault
 from marketd.storage.postgres import PostgresStorage
 from marketd.storage.postgres.schema import MIGRATIONS
 
@@ -151,6 +152,17 @@ async def test_a_plain_server_says_what_it_does_without(url: str) -> None:
     assert "no TimescaleDB" in lack
 
 
+@pytest.mark.parametrize(("told", "kept"), [("off", "on"), ("local", "local"), ("remote_apply",) * 2])
+async def test_a_commit_is_on_the_disk_before_it_is_acknowledged_however_the_server_is_set(
+    url: str, told: str, kept: str
+) -> None:
+    async with (
+        opened(f"{url}?synchronous_commit={told}") as storage,
+        storage._opened().one() as connection,
+    ):
+        assert await connection.fetchval("SHOW synchronous_commit") == kept
+
+
 # Several nodes
 
 
@@ -203,6 +215,40 @@ async def test_a_server_that_is_away_fails_at_once_and_is_used_again_when_it_is_
         await storage.probe()
         assert storage.fault == ""
         assert await bars(storage) == [bar(0)]
+        await put(storage, 1)
+        assert await bars(storage) == [bar(0), bar(1)]
+
+
+@pytest.mark.parametrize(
+    ("state", "fault"),
+    [("53100", Fault.FULL), ("58030", Fault.IO), ("25006", Fault.READ_ONLY), ("57P03", Fault.AWAY)],
+)
+async def test_while_the_server_takes_nothing_what_is_stored_is_read_and_writing_resumes(
+    url: str, state: str, fault: Fault
+) -> None:
+    async with opened(url) as storage, connected(url) as server:
+        began: list[Fault] = []
+        storage.watch(began.append)
+        await put(storage, 0)
+        # As the server says it of itself.
+        await server.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = 'it takes nothing'; END $$"
+        )
+        for table in ("bar", "marketd_schema"):
+            await server.execute(
+                f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION refuse()"
+            )
+        refused = await asyncio.gather(*(put(storage, n) for n in range(1, 9)), return_exceptions=True)
+        assert all(isinstance(one, StorageFailed) for one in refused)
+        with pytest.raises(StorageFailed):
+            await storage.probe()
+        assert storage.fault == "The database cannot be written: it takes nothing."
+        assert began == [fault]
+        assert await bars(storage) == [bar(0)]
+        await server.execute("DROP FUNCTION refuse CASCADE")
+        await storage.probe()
+        assert storage.fault == ""
         await put(storage, 1)
         assert await bars(storage) == [bar(0), bar(1)]
 

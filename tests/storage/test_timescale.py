@@ -193,3 +193,68 @@ async def test_a_database_that_was_plain_becomes_a_hypertable_with_all_it_has(ur
         assert await aggregate(storage, HOUR) == resample(THREE_DAYS, HOUR)
         assert await storage.refresh() > 0
         assert await aggregate(storage, HOUR) == resample(THREE_DAYS, HOUR)
+
+
+# This engine reads no configuration, and a licence cannot be changed in a session. So what the store
+# asks of the server is answered by names of the schema that come before the server's own.
+APACHE = """
+    CREATE FUNCTION {schema}.current_setting(text, boolean) RETURNS text LANGUAGE sql
+        AS $$ SELECT 'apache' WHERE $1 = 'timescaledb.license' $$
+"""
+PLAIN = "CREATE VIEW {schema}.pg_extension AS SELECT * FROM pg_catalog.pg_extension WHERE false"
+WHAT_THERE_IS = """
+    SELECT (SELECT count(*) FROM timescaledb_information.hypertables
+            WHERE hypertable_schema = schemas.name),
+        (SELECT count(*) FROM timescaledb_information.hypertables
+            WHERE hypertable_schema = schemas.name AND compression_enabled),
+        (SELECT count(*) FROM timescaledb_information.jobs WHERE hypertable_schema = schemas.name),
+        (SELECT count(*) FROM timescaledb_information.continuous_aggregates
+            WHERE view_schema = schemas.name)
+    FROM (SELECT '{schema}') AS schemas (name)
+"""
+
+
+async def test_a_plain_database_becomes_one_under_the_apache_licence_and_then_all_of_timescaledb(
+    url: str, timescale_url: str
+) -> None:
+    schema = url.rpartition("=")[2]
+    seen_first = f"{url},pg_catalog"
+    bars = list(THREE_DAYS)
+
+    async def found() -> list[Any]:
+        return await ask(timescale_url, WHAT_THERE_IS.format(schema=schema))
+
+    async def check(storage: PostgresStorage, minute: int) -> None:
+        """Everything is there, before and after a change of some bar."""
+        for again in range(2):
+            assert (await storage.read(SERIES, EVER, limit=10_000)).bars == bars
+            for timeframe in (HOUR, DAY, Timeframe.parse("1w")):
+                assert await aggregate(storage, timeframe) == resample(bars, timeframe)
+            bars[minute] = bar(minute, close=float(minute + again), volume=1.0)
+            assert (await storage.store(SERIES, [bars[minute]], [], at_ms=START)).revised
+        assert await storage.refresh() > 0
+
+    await ask(timescale_url, PLAIN.format(schema=schema))
+    async with opened(seen_first) as storage:
+        assert "is not in this database (CREATE EXTENSION)" in storage.lacks[0]
+        await storage.store(SERIES, bars, [], at_ms=START)
+        await storage.store_ticks(INSTRUMENT, [(START, 1.0, 1.0, "", "")])
+        await check(storage, 5)
+    assert await found() == [(0, 0, 0, 0)]
+
+    await ask(timescale_url, f"DROP VIEW {schema}.pg_extension")
+    await ask(timescale_url, APACHE.format(schema=schema))
+    async with opened(seen_first) as storage:
+        assert "under its Apache licence alone" in storage.lacks[0]
+        await check(storage, 500)
+    # Hypertables are free; nothing that is not was asked for.
+    assert await found() == [(2, 0, 0, 0)]
+
+    await ask(timescale_url, f"DROP FUNCTION {schema}.current_setting")
+    async with opened(url) as storage:
+        assert list(storage.lacks) == []
+        await check(storage, 1_000)
+        assert len((await storage.read_ticks(INSTRUMENT, EVER, limit=9)).ticks) == 1
+    hypertables, compressed, jobs, views = (await found())[0]
+    assert (hypertables, compressed, views) == (2, 2, 2)
+    assert jobs >= 2

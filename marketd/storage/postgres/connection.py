@@ -12,6 +12,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from marketd.domain.errors import StorageFailed
+from marketd.storage.base import Fault
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -24,8 +25,10 @@ _AWAY = (
 )
 # Whatever may go wrong with a database, or on the way to it.
 FAILURES = (asyncpg.PostgresError, *_AWAY)
-# A server that shuts down, starts up, is out of something, or has become one that only reads.
-_AWAY_STATES = ("57", "53", "25006")
+# A server that shuts down, starts up, is out of something, has become one that only reads, or whose
+# disk fails.
+_AWAY_STATES = ("57", "53", "25006", "58")
+_KINDS = {"53100": Fault.FULL, "25006": Fault.READ_ONLY, "58030": Fault.IO}
 _IDLE_S = 60.0
 _SESSION = {
     "application_name": "marketd",
@@ -35,6 +38,10 @@ _SESSION = {
     # Compiling what is planned to be long costs more than it saves here.
     "jit": "off",
 }
+_DURABLE = """
+    SELECT set_config('synchronous_commit', 'on', false)
+    WHERE current_setting('synchronous_commit') = 'off'
+"""
 
 
 class Connections:
@@ -57,6 +64,7 @@ class Connections:
                 timeout=patience_s,
                 command_timeout=patience_s,
                 server_settings=_SESSION,
+                init=_make_durable,
                 reset=_keep,
             )
             async with pool.acquire():
@@ -95,6 +103,11 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, _AWAY) or state.startswith(_AWAY_STATES)
 
 
+def kind_of(error: BaseException) -> Fault:
+    """What kind of fault it is that a server takes nothing."""
+    return _KINDS.get(str(getattr(error, "sqlstate", "")), Fault.AWAY)
+
+
 def reason(error: BaseException) -> str:
     """Why a statement failed, in a few words without any value or address in them."""
     match error:
@@ -106,6 +119,11 @@ def reason(error: BaseException) -> str:
             # The details that would follow may hold values.
             return str(error.args[0] if error.args else type(error).__name__).partition("\n")[0]
     return "it cannot be reached" if is_away(error) else "of a fault of marketd's own"
+
+
+async def _make_durable(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """What is acknowledged here is on the disk, also on a server that is set to promise it too soon."""
+    await connection.execute(_DURABLE)
 
 
 async def _keep(connection: object) -> None:

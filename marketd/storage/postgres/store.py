@@ -37,6 +37,7 @@ from marketd.storage.postgres.connection import (
     Connection,
     Connections,
     is_away,
+    kind_of,
     reason,
 )
 from marketd.storage.postgres.notes import Note, Notes
@@ -146,7 +147,7 @@ class PostgresStorage(Storage):
     async def probe(self) -> None:
         async with self._work("written") as connection:
             await connection.execute(_PROBE)
-        self.fault = ""
+        self._set_fault("")
 
     async def store(
         self,
@@ -171,7 +172,7 @@ class PostgresStorage(Storage):
                 rows = await names.lock(connection, self._ids, [series])
                 fence = await names.advance_fence(connection, rows[series].id)
             self._ids.keep([(series, rows[series].id)])
-        self.fault = ""
+        self._set_fault("")
         return fence
 
     async def read(
@@ -215,7 +216,7 @@ class PostgresStorage(Storage):
                 instrument_id = await self._ids.ensure(connection, instrument)
                 new = await tick_rows.store(connection, instrument_id, ticks, covered)
             self._ids.keep([(instrument, instrument_id)])
-        self.fault = ""
+        self._set_fault("")
         return new
 
     async def read_ticks(
@@ -243,7 +244,7 @@ class PostgresStorage(Storage):
     async def save_job(self, job: Job) -> None:
         async with self._work("written") as connection:
             await job_rows.save(connection, job)
-        self.fault = ""
+        self._set_fault("")
 
     async def jobs(self, kind: str) -> list[Job]:
         async with self._work("read") as connection:
@@ -285,7 +286,7 @@ class PostgresStorage(Storage):
         message = f"The database cannot be {done}: {reason(error)}."
         # Who cannot read may wait with what there is to write, so that no write would find this out.
         if is_away(error):
-            self.fault = message
+            self._set_fault(message, kind_of(error))
         return StorageFailed(message)
 
     async def _keep_fresh(self) -> None:
@@ -339,7 +340,7 @@ class PostgresStorage(Storage):
                 if not write.outcome.done():
                     write.outcome.set_exception(failure)
         else:
-            self.fault = ""
+            self._set_fault("")
             for write, stored in zip(group, results, strict=True):
                 if stored.inserted or stored.revised:
                     self._tell(write.change(stored.revised))

@@ -278,6 +278,3 @@ class SQLiteStorage(Storage):
             undo.pop_all()
         self._ids.forget()
         return connection
-
-    def _set_fault(self, fault: str) -> None:
-        self.fault = fault

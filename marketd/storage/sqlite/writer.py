@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,14 +10,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from marketd.domain.errors import StorageFailed
+from marketd.storage.base import Fault
 from marketd.storage.sqlite.connection import Connection, transaction
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # One transaction takes the writes that are waiting, up to this many.
 _GROUP = 500
+_KINDS = {
+    sqlite3.SQLITE_FULL: Fault.FULL,
+    sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
+    sqlite3.SQLITE_IOERR: Fault.IO,
+}
 
 
 @dataclass(slots=True)
@@ -35,10 +38,11 @@ class Writer:
     """Writes through one connection.
 
     `undone` is called in the connection's thread after a transaction that came to nothing; `fault` in
-    the loop, with a sentence when the database stops taking writes, and empty when it takes them again.
+    the loop, with a sentence and a kind when the database stops taking writes, and with none when it
+    takes them again.
     """
 
-    def __init__(self, *, undone: Callable[[], None], fault: Callable[[str], None]) -> None:
+    def __init__(self, *, undone: Callable[[], None], fault: Callable[[str, Fault], None]) -> None:
         self._undone = undone
         self._fault = fault
         self._loop = asyncio.get_running_loop()
@@ -86,7 +90,7 @@ class Writer:
                 return
             group[0].error = error
             if _is_fault(error):
-                self._set_fault(f"The database cannot be written: {error}.")
+                self._set_fault(f"The database cannot be written: {error}.", _kind(error))
         else:
             for write, outcome in zip(group, outcomes, strict=True):
                 write.outcome = outcome
@@ -96,15 +100,10 @@ class Writer:
             # Comes before what the callers wait for, and also where nobody waits any more.
             self._loop.call_soon_threadsafe(_tell, group)
 
-    def _set_fault(self, fault: str) -> None:
-        if self._is_failing == bool(fault):
-            return
-        self._is_failing = bool(fault)
-        if fault:
-            log.error("writing stopped reason=%s", fault)
-        else:
-            log.info("writing goes on again")
-        self._loop.call_soon_threadsafe(self._fault, fault)
+    def _set_fault(self, sentence: str, fault: Fault = Fault.OTHER) -> None:
+        if self._is_failing != bool(sentence):
+            self._is_failing = bool(sentence)
+            self._loop.call_soon_threadsafe(self._fault, sentence, fault)
 
 
 def _tell(group: Sequence[_Write]) -> None:
@@ -115,3 +114,8 @@ def _tell(group: Sequence[_Write]) -> None:
 def _is_fault(error: Exception) -> bool:
     """True of what the database or the disk is to blame for, not what was to be written."""
     return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _kind(error: Exception) -> Fault:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return _KINDS.get(code, Fault.OTHER)

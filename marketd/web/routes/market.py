@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from marketd.plugins.provider import Provider
 from marketd.web import schemas
 from marketd.web.formats import ARROW, CSV, JSON, Answer, TicksAnswer, chosen, gaps_out, respond
 from marketd.web.json_schema import json_schema
-from marketd.web.keys import MARKET, SUBSCRIPTIONS
+from marketd.web.keys import MARKET, SUBSCRIPTIONS, TAPES
 from marketd.web.ready import STABLE
 from marketd.web.validation import QUERY, operation
 
@@ -39,10 +40,11 @@ async def get_markets(request: web.Request) -> web.Response:
 )
 async def get_providers(request: web.Request) -> web.Response:
     providers = request.app[MARKET].providers(request[QUERY].get("market"))
-    subscriptions = request.app[SUBSCRIPTIONS]
-    return _json(
-        {"providers": [_provider(one) | {"feeds": subscriptions.feeds(one.name)} for one in providers]}
-    )
+    bars, ticks = request.app[SUBSCRIPTIONS], request.app[TAPES]
+    feeds = {one.name: Counter(bars.feeds(one.name)) for one in providers}
+    for name, counts in feeds.items():
+        counts.update(ticks.feeds(name))
+    return _json({"providers": [_provider(one) | {"feeds": feeds[one.name]} for one in providers]})
 
 
 @operation(

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import ormsgpack
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 from marketd.domain.errors import InvalidInput, LimitExceeded
 from marketd.streaming.messages import Format
@@ -21,7 +21,7 @@ from marketd.web.schemas import (
 )
 from marketd.web.validation import refused
 
-_CHANNEL = "has to be bars."
+_CHANNEL = "has to be bars or ticks."
 _SYMBOL = "holds something that is not text of 1 to 128 characters."
 _MOST_KEYS = 50
 
@@ -38,7 +38,7 @@ class _Streams(_Command):
 
     channel = fields.String(
         load_default="bars",
-        validate=validate.OneOf(["bars"], error=_CHANNEL),
+        validate=validate.OneOf(["bars", "ticks"], error=_CHANNEL),
         error_messages=reasons(_CHANNEL),
     )
     market = market_field(required=True)
@@ -49,7 +49,7 @@ class _Streams(_Command):
         validate=validate.Length(1, error="has to name at least one symbol."),
         error_messages=reasons("has to be a list of symbols."),
     )
-    timeframe = TimeframeText(required=True)
+    timeframe = TimeframeText()
     params = fields.Dict(
         fields.String(),
         fields.String(error_messages=reasons("holds something that is not text.")),
@@ -57,11 +57,21 @@ class _Streams(_Command):
         error_messages=reasons("has to be an object of text."),
     )
 
+    @validates_schema
+    def _of_one_channel(self, data: dict[str, Any], **_: Any) -> None:
+        if data["channel"] == "bars":
+            if "timeframe" not in data:
+                raise ValidationError("is missing.", "timeframe")
+            return
+        for field in ("timeframe", "params"):
+            if data.get(field):
+                raise ValidationError("is for bars, not for ticks.", field)
+
 
 class Subscribe(_Streams):
-    """Live bars, after those since a time, or since where a cursor stood."""
+    """Live bars or trades, after those since a time, or since where a cursor stood."""
 
-    since = Time("Bars from this time on come first.")
+    since = Time("Bars or trades from this time on come first.")
     resume = Text(400)
 
 

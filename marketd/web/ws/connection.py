@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiohttp import WSMsgType, web
@@ -13,12 +15,14 @@ from marketd.domain.errors import Conflict, InvalidInput, LimitExceeded, Marketd
 from marketd.domain.instrument import Instrument, Series
 from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
-from marketd.plugins.feed import Feed
+from marketd.plugins.feed import Feed, TickFeed
 from marketd.streaming.messages import Format, Message, names
 from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import Joined, SubscriptionService
 from marketd.streaming.subscription import Subscription
+from marketd.streaming.tape_stream import TapeSubscription
+from marketd.streaming.tapes import TapeJoined, TapeService
 from marketd.supervisor import cancel_all
 from marketd.web.ws.commands import decode, validated
 from marketd.web.ws.limits import MessageRate
@@ -30,8 +34,7 @@ _PARTING_S = 3.0
 
 
 class _Followed(NamedTuple):
-    feed: Feed
-    subscription: Subscription
+    leave: Callable[[], None]
     catching_up: asyncio.Task[None]
 
 
@@ -47,6 +50,7 @@ class Connection:
         postman: Postman,
         market: MarketService,
         subscriptions: SubscriptionService,
+        tapes: TapeService,
         limits: StreamConfig,
         metrics: Metrics,
     ) -> None:
@@ -55,6 +59,7 @@ class Connection:
         self._wire = _Wire(request)
         self._market = market
         self._subscriptions = subscriptions
+        self._tapes = tapes
         self._limits = limits
         self._metrics = metrics
         self._outbox = Outbox(
@@ -68,7 +73,7 @@ class Connection:
         )
         self._rate = MessageRate(limits.max_rate)
         self._cutting: asyncio.Task[None] | None = None
-        self._followed: dict[Series, _Followed] = {}
+        self._followed: dict[Series | Instrument, _Followed] = {}
 
     async def run(self) -> None:
         """Serves the client until it leaves or is cut."""
@@ -84,7 +89,7 @@ class Connection:
             followed = list(self._followed.values())
             self._followed.clear()
             for one in followed:
-                self._subscriptions.unsubscribe(one.feed, one.subscription)
+                one.leave()
             await cancel_all({one.catching_up for one in followed})
             if self._cutting is not None:
                 await self._cutting
@@ -115,6 +120,8 @@ class Connection:
             command_id = found[:64] if isinstance(found, str) else ""
             command = validated(raw, most_symbols=self._limits.max_symbols)
             match command["type"]:
+                case "subscribe" if command["channel"] == "ticks":
+                    await self._subscribe_ticks(command)
                 case "subscribe":
                     await self._subscribe(command)
                 case "unsubscribe":
@@ -135,22 +142,8 @@ class Connection:
     async def _subscribe(self, command: dict[str, Any]) -> None:
         # All of the streams that a command names, with the base series behind each, or an error.
         streams = {name.series(): await self._market.feed(name) for name in _named(command)}
-        new = len(streams) + len(self._followed)
-        if new > self._limits.max_subscriptions:
-            most = self._limits.max_subscriptions
-            raise LimitExceeded(f"A client may follow {most} streams (max_subscriptions).")
-        taken = next((series for series in streams if series in self._followed), None)
-        if taken is not None:
-            raise Conflict(
-                f"This client follows {taken.instrument.symbol} at {taken.timeframe} already."
-            )
+        since, resume = self._admitted(command, streams)
         self._subscriptions.check_room(streams)
-        since: int | None = command.get("since")
-        resume: Cursor | None = None
-        if "resume" in command:
-            if since is not None or len(streams) != 1:
-                raise InvalidInput("resume takes one symbol, and no since beside it.", field="resume")
-            resume = Cursor.parse(command["resume"], field="resume")
         joins = []
         told = []
         for series, feed in streams.items():
@@ -164,8 +157,65 @@ class Connection:
                 joining = self._join(feed, subscription, joined, since)
             else:
                 joining = self._resume(feed, subscription, joined, resume, command["id"])
-            one = _Followed(feed, subscription, asyncio.create_task(joining))
-            self._followed[subscription.series] = one
+            leave = partial(self._subscriptions.unsubscribe, feed, subscription)
+            self._followed[subscription.series] = _Followed(leave, asyncio.create_task(joining))
+
+    async def _subscribe_ticks(self, command: dict[str, Any]) -> None:
+        feeds = {one: await self._market.tick_feed(one) for one in _instruments(command)}
+        since, resume = self._admitted(command, feeds)
+        self._tapes.check_room(feeds)
+        joins = []
+        told = []
+        for instrument, feed in feeds.items():
+            subscription = TapeSubscription(instrument, self._outbox)
+            joined = self._tapes.subscribe(feed, subscription, resume)
+            joins.append((feed, subscription, joined))
+            told.append(names(instrument) | {"cursor": joined.cursor.token()})
+        self._say({"type": "subscribed", "id": command["id"], "streams": told})
+        for feed, subscription, joined in joins:
+            joining = self._join_tape(feed, subscription, joined, since, resume, command["id"])
+            leave = partial(self._tapes.unsubscribe, feed, subscription)
+            self._followed[feed.instrument] = _Followed(leave, asyncio.create_task(joining))
+
+    async def _join_tape(
+        self,
+        feed: TickFeed,
+        subscription: TapeSubscription,
+        joined: TapeJoined,
+        since: int | None,
+        resume: Cursor | None,
+        command_id: str,
+    ) -> None:
+        """History up to what live tells, or what was missed since a cursor, then live."""
+        if since is not None:
+            await self._tapes.catch_up(feed, subscription, since, joined)
+        if resume is not None:
+            recovered = await self._tapes.resume(feed, subscription, resume, joined)
+            answer = {"type": "resumed", "id": command_id, "recovered": recovered}
+            self._say(answer | names(feed.instrument))
+        subscription.go_live()
+
+    def _admitted(
+        self, command: dict[str, Any], streams: Collection[Series | Instrument]
+    ) -> tuple[int | None, Cursor | None]:
+        """From where a client that may have these streams wants them: a time, a cursor, or neither."""
+        new = len(streams) + len(self._followed)
+        if new > self._limits.max_subscriptions:
+            most = self._limits.max_subscriptions
+            raise LimitExceeded(f"A client may follow {most} streams (max_subscriptions).")
+        taken = next((stream for stream in streams if stream in self._followed), None)
+        if isinstance(taken, Instrument):
+            raise Conflict(f"This client follows the trades of {taken.symbol} already.")
+        if taken is not None:
+            raise Conflict(
+                f"This client follows {taken.instrument.symbol} at {taken.timeframe} already."
+            )
+        since: int | None = command.get("since")
+        if "resume" not in command:
+            return since, None
+        if since is not None or len(streams) != 1:
+            raise InvalidInput("resume takes one symbol, and no since beside it.", field="resume")
+        return None, Cursor.parse(command["resume"], field="resume")
 
     async def _join(
         self, feed: Feed, subscription: Subscription, joined: Joined, since: int | None
@@ -190,16 +240,19 @@ class Connection:
         subscription.go_live()
 
     async def _unsubscribe(self, command: dict[str, Any]) -> None:
-        ended = [name.series() for name in _named(command) if name.series() in self._followed]
-        for series in ended:
-            one = self._followed.pop(series)
-            self._subscriptions.unsubscribe(one.feed, one.subscription)
+        named: list[Series | Instrument] = [*_instruments(command)]
+        if command["channel"] == "bars":
+            named = [name.series() for name in _named(command)]
+        ended = [stream for stream in named if stream in self._followed]
+        for stream in ended:
+            one = self._followed.pop(stream)
+            one.leave()
             await cancel_all({one.catching_up})
         self._say(
             {
                 "type": "unsubscribed",
                 "id": command["id"],
-                "streams": [names(series) | {"channel": "bars"} for series in ended],
+                "streams": [{"channel": "bars"} | names(stream) for stream in ended],
             }
         )
 
@@ -216,7 +269,7 @@ class Connection:
                 "type": "error",
                 "id": "",
                 "code": "slow_consumer",
-                "message": "This client does not read as fast as bars come; it was cut.",
+                "message": "This client does not read as fast as news comes; it was cut.",
             }
         )
         self._wire.write(message.frame(self._format))
@@ -259,13 +312,11 @@ class _Wire:
         self._transport.abort()
 
 
+def _instruments(command: dict[str, Any]) -> list[Instrument]:
+    return [Instrument(command["market"], command["provider"], symbol) for symbol in command["symbols"]]
+
+
 def _named(command: dict[str, Any]) -> list[SeriesName]:
-    """The streams of a command, one for each symbol."""
-    return [
-        SeriesName(
-            Instrument(command["market"], command["provider"], symbol),
-            command["timeframe"],
-            command["params"],
-        )
-        for symbol in command["symbols"]
-    ]
+    """The streams of bars in a command, one for each symbol."""
+    timeframe, params = command["timeframe"], command["params"]
+    return [SeriesName(one, timeframe, params) for one in _instruments(command)]

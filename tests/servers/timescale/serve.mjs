@@ -27,7 +27,7 @@ async function begin(startup) {
   await query("SET search_path = public");
   const words = Buffer.from(startup).subarray(8).toString().split("\0");
   for (let i = 0; words[i]; i += 2) {
-    if (!NO_SETTINGS.has(words[i])) await query(`SET ${words[i]} = '${words[i + 1]}'`);
+    if (!NO_SETTINGS.has(words[i])) await query(`SELECT set_config('${words[i]}', '${words[i + 1]}', false)`);
   }
 }
 

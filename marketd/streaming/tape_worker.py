@@ -1,0 +1,272 @@
+"""Follows the trades of one instrument at its provider: the one upstream, however many clients.
+
+What the stream says is stored; the store's new trades are what is published, whoever brought them. A
+connection proves the time between its first trade and its last. What lies between two connections is
+asked of the provider's history, if it has one, and is told as a gap if not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+from marketd.domain.bar import Bar, Tick, open_time
+from marketd.domain.coverage import Covered, Gap, Reason
+from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed
+from marketd.domain.timerange import TimeRange
+from marketd.plugins.feed import TickFeed
+from marketd.streaming.events import GapEvent, HealthEvent
+from marketd.streaming.retry import Backoff, first, pause
+
+log = logging.getLogger(__name__)
+
+# How long what one source has just told may be on its way from another.
+_GRACE_MS = 1_000
+# What may wait of a stream, in batches, while trades are stored or the store is away.
+_INBOX = 1_000
+_STORE_PAUSE_S = 1.0
+# So many ids are remembered: a trade told again is known by its id, also at another time.
+_IDS_KEPT = 10_000
+
+
+class Tape(Protocol):
+    """What the worker needs of the trades that are stored."""
+
+    async def keep(
+        self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered], *, is_live: bool
+    ) -> None:
+        """Stores trades, ascending, with what they prove; those that are new are told."""
+
+    async def fill(self, feed: TickFeed, span: TimeRange) -> list[Gap]:
+        """Fetches what of `span` is not proven, tells what is new, and gives what cannot be had."""
+
+
+class BarsBeside(Protocol):
+    """What the worker needs of bars, to find out whether a stream without a history is mute."""
+
+    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
+        """The finest bars from `since_ms` to the present; none if the provider has no bars."""
+
+
+class TapeWorker:
+    """One followed instrument. `emit` is called in order and must not block.
+
+    `told_ms` says the time of the newest trade that was published.
+    """
+
+    def __init__(
+        self,
+        feed: TickFeed,
+        *,
+        tape: Tape,
+        bars: BarsBeside,
+        emit: Callable[[GapEvent | HealthEvent], None],
+        told_ms: Callable[[], int],
+        stall_ms: int,
+    ) -> None:
+        # Up to here everything was told, or that it cannot be.
+        self.known_ms = feed.provider.now_ms()
+        self._feed = feed
+        self._tape = tape
+        self._bars = bars
+        self._emit = emit
+        self._told_ms = told_ms
+        self._stall_ms = stall_ms
+        self._state = "live"
+        self._ids: OrderedDict[str, None] = OrderedDict()
+        # Of this connection: up to where it proves all (0 before its first trade), the trades of its
+        # last millisecond, and when it spoke last.
+        self._proven_ms = 0
+        self._edge: list[Tick] = []
+        self._heard_ms = 0
+        # What connections have missed is fetched once the first trade after it is there.
+        self._missed: TimeRange | None = None
+        self._has_missed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follows until cancelled; when the provider fails, says so, waits and begins again."""
+        with self._feed.provider.lease():
+            await self._keep_following()
+
+    async def _keep_following(self) -> None:
+        backoff = Backoff()
+        while True:
+            before_ms = self._told_ms()
+            try:
+                await self._follow()
+            except MarketdError as error:
+                self._tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
+            if self._told_ms() > before_ms:
+                backoff = Backoff()
+            await backoff.pause()
+
+    async def _follow(self) -> None:
+        """One connection's life: raises when it ends."""
+        inbox: asyncio.Queue[list[Tick]] = asyncio.Queue(_INBOX)
+        self._proven_ms = 0
+        self._edge = []
+        self._heard_ms = self._feed.provider.now_ms()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(inbox))
+                group.create_task(self._watch_silence())
+                if self._feed.provider.has_tick_history:
+                    group.create_task(self._make_up())
+                while True:
+                    ticks = await inbox.get()
+                    while not inbox.empty():
+                        # All that waits goes into one transaction.
+                        ticks += inbox.get_nowait()
+                    await self._handle(sorted(ticks, key=open_time), inbox)
+        except* MarketdError as failures:
+            raise first(failures) from None
+
+    async def _listen(self, inbox: asyncio.Queue[list[Tick]]) -> None:
+        provider = self._feed.provider
+        async with aclosing(provider.stream_ticks(self._feed.instrument.symbol)) as batches:
+            async for batch in batches:
+                self._heard_ms = provider.now_ms()
+                await inbox.put(batch)
+
+    async def _handle(self, ticks: list[Tick], inbox: asyncio.Queue[list[Tick]]) -> None:
+        """Takes what has come. While the store is away it waits here, and what comes later behind it."""
+        while True:
+            try:
+                await self._take(ticks)
+            except StorageFailed as error:
+                self._tell("down", error.message)
+                if inbox.full():
+                    raise
+                await pause(_STORE_PAUSE_S)
+            else:
+                self._tell("live", "")
+                return
+
+    async def _take(self, ticks: list[Tick]) -> None:
+        """Stores what the stream says, and what that proves."""
+        first_ms, last_ms = ticks[0][0], ticks[-1][0]
+        begin_ms = self._proven_ms or first_ms + 1
+        covered = [Covered(begin_ms, last_ms, Reason.DATA)] if begin_ms < last_ms else []
+        missed = TimeRange(self.known_ms, begin_ms)
+        is_gap = not self._feed.provider.has_tick_history and not self._proven_ms and not missed.is_empty
+        if is_gap:
+            covered.insert(0, Covered(*missed, Reason.UNRECOVERABLE))
+        new = self._new(ticks)
+        # Trades that are alike are told apart by their place in a whole millisecond.
+        edge = [tick for tick in self._edge if new and tick[0] == new[0][0]]
+        await self._tape.keep(self._feed, [*edge, *new], covered, is_live=True)
+        if is_gap:
+            self._emit(GapEvent(Gap(*missed, Reason.UNRECOVERABLE)))
+        elif not self._proven_ms and not missed.is_empty:
+            self._is_missed(begin_ms)
+        self._remember(new)
+        if not self._edge or last_ms >= self._edge[-1][0]:
+            self._edge = [tick for tick in [*edge, *new] if tick[0] == last_ms] or self._edge
+        self._proven_ms = max(begin_ms, last_ms, self._proven_ms)
+        self.known_ms = max(self.known_ms, self._proven_ms)
+
+    async def _make_up(self) -> None:
+        """Fetches what was missed, as soon as it can be had; the stream goes on meanwhile."""
+        provider, clock = self._feed.provider, self._feed.provider.plugin.clock
+        if self._missed is not None or self.known_ms + _GRACE_MS < self._heard_ms:
+            # At once, what there was while nobody listened; what came since, with the first trade.
+            self._is_missed(self._heard_ms)
+        backoff = Backoff()
+        while True:
+            await self._has_missed.wait()
+            missed = self._missed
+            assert missed is not None  # noqa: S101 - it is set before the event
+            await clock.sleep_until(missed.end_ms + provider.plugin.settle_ms + _GRACE_MS)
+            try:
+                gaps = await self._tape.fill(self._feed, missed)
+            except MarketdError as error:
+                log.info(
+                    "missed trades not fetched tape=%s reason=%s", self._feed.instrument, error.message
+                )
+                await backoff.pause()
+                continue
+            for gap in gaps:
+                self._emit(GapEvent(gap))
+            if self._missed == missed:
+                self._missed = None
+                self._has_missed.clear()
+            self.known_ms = max(self.known_ms, missed.end_ms)
+            backoff = Backoff()
+
+    def _is_missed(self, end_ms: int) -> None:
+        start_ms = self._missed.start_ms if self._missed else self.known_ms
+        self._missed = TimeRange(start_ms, end_ms)
+        self._has_missed.set()
+
+    async def _watch_silence(self) -> None:
+        """Raises FeedStalled once trades have gone on while the stream said nothing."""
+        clock = self._feed.provider.plugin.clock
+        while True:
+            heard_ms = self._heard_ms
+            await clock.sleep_until(heard_ms + self._stall_ms)
+            if self._heard_ms != heard_ms:
+                continue
+            try:
+                went_on = await self._has_gone_on()
+            except MarketdError:
+                # Whether the stream is mute cannot be told while the provider does not answer.
+                went_on = False
+            if self._heard_ms == heard_ms:
+                if went_on:
+                    name = self._feed.provider.name
+                    raise FeedStalled(f"The stream of {name} was mute; it is begun anew.")
+                self._heard_ms = clock.now_ms()
+
+    async def _has_gone_on(self) -> bool:
+        """Whether there were trades, by the provider's history, that the stream has not told."""
+        provider, clock = self._feed.provider, self._feed.provider.plugin.clock
+        if provider.has_tick_history:
+            told_ms, now_ms = self._told_ms(), clock.now_ms()
+            settled_ms = now_ms - provider.plugin.settle_ms
+            span = TimeRange(self._proven_ms or self.known_ms, settled_ms)
+            if not span.is_empty:
+                gaps = await self._tape.fill(self._feed, span)
+                for gap in gaps:
+                    self._emit(GapEvent(gap))
+                self.known_ms = max(self.known_ms, settled_ms)
+                # The quiet time is proven; the next trade proves from there on.
+                self._proven_ms = max(self._proven_ms, settled_ms)
+            await clock.sleep_until(now_ms + _GRACE_MS)
+            return self._told_ms() > told_ms
+        since_ms = self._told_ms()
+        before = await self._bars.bars_since(self._feed, since_ms)
+        await clock.sleep_until(clock.now_ms() + max(_GRACE_MS, self._stall_ms // 2))
+        after = await self._bars.bars_since(self._feed, since_ms)
+        # What bars have just learnt may be on its way.
+        await clock.sleep_until(clock.now_ms() + _GRACE_MS)
+        return list(before) != list(after)
+
+    def _new(self, ticks: Sequence[Tick]) -> list[Tick]:
+        """Without those whose ids were told before."""
+        new: list[Tick] = []
+        told: set[str] = set()
+        for tick in ticks:
+            if tick[4] not in self._ids and tick[4] not in told:
+                new.append(tick)
+                told.update(tick[4:] if tick[4] else ())
+        return new
+
+    def _remember(self, ticks: Sequence[Tick]) -> None:
+        for tick in ticks:
+            if tick[4]:
+                self._ids[tick[4]] = None
+        while len(self._ids) > _IDS_KEPT:
+            self._ids.popitem(last=False)
+
+    def _tell(self, state: str, message: str) -> None:
+        """Says what has become of the feed, once."""
+        if state == self._state:
+            return
+        self._state = state
+        level = logging.INFO if state == "live" else logging.WARNING
+        log.log(level, "feed %s tape=%s reason=%s", state, self._feed.instrument, message or "it speaks")
+        self._emit(HealthEvent(state, message))

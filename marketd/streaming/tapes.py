@@ -1,0 +1,221 @@
+"""The registry of followed instruments: one upstream for the trades of each, however many clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple, Protocol
+
+from marketd.domain.bar import Tick
+from marketd.domain.coverage import Gap, Reason
+from marketd.domain.errors import LimitExceeded, MarketdError, Unsupported
+from marketd.domain.instrument import Instrument
+from marketd.domain.timerange import MAX_MS, TimeRange
+from marketd.metrics import Metrics
+from marketd.plugins.feed import TickFeed
+from marketd.streaming.events import FEED_STATES
+from marketd.streaming.messages import gap_message, ticks_snapshot_message
+from marketd.streaming.ring import Cursor, Replay
+from marketd.streaming.tape_stream import TapeStream, TapeSubscription
+from marketd.streaming.tape_worker import BarsBeside, Tape, TapeWorker
+from marketd.supervisor import Supervisor
+
+_PAGE = 2_000
+# How many messages of a replay are sent at once.
+_AT_ONCE = 100
+
+
+class Read(Protocol):
+    """Trades of the past: all there are in `reach`, but for `gaps`; see TickEvent of `seq`."""
+
+    @property
+    def ticks(self) -> Sequence[Tick]: ...
+    @property
+    def gaps(self) -> Sequence[Gap]: ...
+    @property
+    def seq(self) -> int: ...
+
+
+class TapeAndPast(Tape, Protocol):
+    """Everything that live needs of stored trades."""
+
+    def listen(self, feed: TickFeed, told: Callable[[Sequence[Tick], int, bool], None] | None) -> None:
+        """From now on `told` is called with what is new in the store, see TapeStream; None ends it."""
+
+    async def read(
+        self, feed: TickFeed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
+    ) -> Read:
+        """The first `limit` trades of `span`, with the number of news told until then."""
+
+
+class TapeJoined(NamedTuple):
+    """Where a subscription stands at first: live tells all from `known_ms` on, or a gap.
+
+    `replay` is what a client that comes back has missed, if that is still known.
+    """
+
+    cursor: Cursor
+    known_ms: int
+    replay: Replay | None
+
+
+class _Upstream:
+    """A followed instrument."""
+
+    def __init__(self, feed: TickFeed, stream: TapeStream, worker: TapeWorker) -> None:
+        self.feed = feed
+        self.stream = stream
+        self.worker = worker
+        self.task: asyncio.Task[None]
+        self.ending: asyncio.TimerHandle | None = None
+
+
+class TapeService:
+    """Starts an upstream with its first subscription, and ends it some time after its last."""
+
+    def __init__(
+        self,
+        *,
+        tapes: TapeAndPast,
+        bars: BarsBeside,
+        supervisor: Supervisor,
+        metrics: Metrics,
+        linger_ms: int,
+        stall_ms: int,
+        ring: int,
+        most_streams: int,
+        request_timeout_ms: int,
+    ) -> None:
+        self._tapes = tapes
+        self._bars = bars
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self._linger_s = linger_ms / 1000
+        self._stall_ms = stall_ms
+        self._ring_size = ring
+        self._most_streams = most_streams
+        self._request_timeout_s = request_timeout_ms / 1000
+        self._upstreams: dict[Instrument, _Upstream] = {}
+
+    def check_room(self, instruments: Collection[Instrument]) -> None:
+        """LimitExceeded if the trades of these, too, would be too many to follow."""
+        if len(self._upstreams.keys() | set(instruments)) > self._most_streams:
+            raise LimitExceeded(
+                f"All clients together may follow {self._most_streams} tapes (max_streams)."
+            )
+
+    def subscribe(
+        self, feed: TickFeed, subscription: TapeSubscription, resume: Cursor | None = None
+    ) -> TapeJoined:
+        """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before.
+
+        Raises Unsupported where the provider has no stream of trades.
+        """
+        if not feed.provider.streams_ticks:
+            raise Unsupported(f"{feed.provider.name} has no stream of trades.")
+        upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
+        if upstream.ending is not None:
+            upstream.ending.cancel()
+            upstream.ending = None
+        stream = upstream.stream
+        stream.greet(subscription)
+        self._metrics.stream_subscriptions.inc()
+        replay = None if resume is None else stream.ring.replay(resume)
+        return TapeJoined(stream.cursor, upstream.worker.known_ms, replay)
+
+    def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
+        """Removes a subscription; without another, its upstream ends after the linger time."""
+        upstream = self._upstreams[feed.instrument]
+        upstream.stream.subscriptions.remove(subscription)
+        self._metrics.stream_subscriptions.dec()
+        if not upstream.stream.subscriptions:
+            loop = asyncio.get_running_loop()
+            upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
+
+    async def catch_up(
+        self, feed: TickFeed, subscription: TapeSubscription, since: int, joined: TapeJoined
+    ) -> bool:
+        """Sends the stored trades from `since` on as snapshots, up to what live tells.
+
+        A history that cannot be had is told as a gap; the answer says whether all of it was sent.
+        """
+        cursor_ms, limit = since, _PAGE
+        complete = True
+        while True:
+            span = TimeRange(cursor_ms, MAX_MS)
+            gaps: Sequence[Gap]
+            try:
+                deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
+                read = await self._tapes.read(
+                    feed, span, limit=limit, newest=False, deadline_s=deadline_s
+                )
+            except MarketdError:
+                ticks: Sequence[Tick] = ()
+                is_last, gaps = True, [Gap(cursor_ms, joined.known_ms, Reason.FEED_DOWN)]
+            else:
+                ticks, gaps, is_last = read.ticks, read.gaps, len(read.ticks) < limit
+                if not is_last:
+                    # A page ends between milliseconds: one that is larger than a page makes it larger.
+                    whole = [tick for tick in ticks if tick[0] < ticks[-1][0]]
+                    if not whole:
+                        limit *= 2
+                        continue
+                    span = TimeRange(cursor_ms, ticks[-1][0])
+                    ticks = whole
+                subscription.has_read(span, read.seq)
+            cursor_ms = span.end_ms
+            # From `known_ms` on live tells what is missing.
+            known = TimeRange(since, joined.known_ms)
+            told = [gap.clip(known) for gap in gaps if not gap.range.clip(known).is_empty]
+            complete = complete and not told
+            until = joined.cursor if is_last else joined.cursor._replace(next_ms=cursor_ms)
+            snapshot = ticks_snapshot_message(
+                feed.instrument, ticks, complete=not told, cursor=until.token()
+            )
+            await subscription.send([snapshot, *(gap_message(feed.instrument, gap) for gap in told)])
+            if is_last:
+                return complete
+
+    async def resume(
+        self, feed: TickFeed, subscription: TapeSubscription, cursor: Cursor, joined: TapeJoined
+    ) -> bool:
+        """Sends what a client has missed since `cursor`; False if it may lack something even so."""
+        if joined.replay is None or cursor.next_ms < joined.replay.whole_ms:
+            # Every trade is in the store, but not which of those before were told late since.
+            await self.catch_up(feed, subscription, cursor.next_ms, joined)
+            return False
+        messages = joined.replay.messages
+        for first in range(0, len(messages), _AT_ONCE):
+            await subscription.send(messages[first : first + _AT_ONCE])
+        return True
+
+    def feeds(self, provider: str) -> dict[str, int]:
+        """How many instruments of a provider are followed, by the state of their feed."""
+        counts = dict.fromkeys(FEED_STATES, 0)
+        for upstream in self._upstreams.values():
+            if upstream.feed.provider.name == provider:
+                counts[upstream.stream.health.state] += 1
+        return counts
+
+    def _follow(self, feed: TickFeed) -> _Upstream:
+        stream = TapeStream(feed.instrument, feed.provider.now_ms(), ring_size=self._ring_size)
+        worker = TapeWorker(
+            feed,
+            tape=self._tapes,
+            bars=self._bars,
+            emit=stream.take,
+            told_ms=lambda: stream.told_ms,
+            stall_ms=self._stall_ms,
+        )
+        upstream = _Upstream(feed, stream, worker)
+        self._tapes.listen(feed, stream.told)
+        upstream.task = self._supervisor.run(f"follow trades of {feed.instrument}", worker.run)
+        self._upstreams[feed.instrument] = upstream
+        self._metrics.tape_upstreams.set(len(self._upstreams))
+        return upstream
+
+    def _end(self, upstream: _Upstream) -> None:
+        upstream.task.cancel()
+        self._tapes.listen(upstream.feed, None)
+        del self._upstreams[upstream.feed.instrument]
+        self._metrics.tape_upstreams.set(len(self._upstreams))

@@ -1,0 +1,372 @@
+"""Trades live: one upstream, stored before they are told, each told once, and joined to history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import INSTRUMENT, START, RememberingPlugin, TickingPlugin, bar, provider_of, scripted
+from world import Client
+
+from marketd.clock import ManualClock
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.coverage import Covered, Gap, Reason
+from marketd.domain.errors import ProviderFailed, StorageFailed, Unsupported
+from marketd.domain.timerange import MAX_MS, TimeRange
+from marketd.market.tapes import Tapes
+from marketd.metrics import Metrics
+from marketd.plugins.feed import TickFeed
+from marketd.storage.sqlite import SQLiteStorage
+from marketd.streaming.ring import Cursor
+from marketd.streaming.tape_stream import TapeSubscription
+from marketd.streaming.tapes import TapeService
+from marketd.supervisor import Supervisor
+
+S = 1_000
+STALL = 30 * S
+EVER = TimeRange(0, MAX_MS)
+
+
+def tick(ms: int, trade_id: str | None = None, price: float = 100.0) -> Tick:
+    return (START + ms, price, 0.5, "buy", str(ms) if trade_id is None else trade_id)
+
+
+class World:
+    """One instrument's trades, of a provider whose words and clock the test has."""
+
+    def __init__(self, storage: SQLiteStorage, cls: type[Any] = TickingPlugin) -> None:
+        self.clock = ManualClock(START)
+        self.plugin: Any = scripted([], now_ms=START, cls=cls, clock=self.clock)
+        self.feed = TickFeed(provider_of(self.plugin), INSTRUMENT)
+        self.storage = storage
+        self.metrics = Metrics()
+        self.tapes = Tapes(storage, self.metrics)
+        self.supervisor = Supervisor(self.metrics)
+        self.bars: list[Bar] = []
+        self.service = TapeService(
+            tapes=self.tapes,
+            bars=self,
+            supervisor=self.supervisor,
+            metrics=self.metrics,
+            linger_ms=20,
+            stall_ms=STALL,
+            ring=5,
+            most_streams=10,
+            request_timeout_ms=2_000,
+        )
+
+    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
+        return list(self.bars)
+
+    async def join(
+        self, client: Client, since: int | None = None, resume: str | None = None
+    ) -> tuple[TapeSubscription, bool]:
+        cursor = Cursor.parse(resume, field="resume") if resume else None
+        subscription = TapeSubscription(INSTRUMENT, client.outbox)
+        joined = self.service.subscribe(self.feed, subscription, cursor)
+        recovered = True
+        if cursor is not None:
+            recovered = await self.service.resume(self.feed, subscription, cursor, joined)
+        elif since is not None:
+            recovered = await self.service.catch_up(self.feed, subscription, since, joined)
+        subscription.go_live()
+        return subscription, recovered
+
+    def says(self, *ticks: Tick, at: int | None = None) -> None:
+        self.clock.set(max(self.clock.now_ms(), START + at if at is not None else ticks[-1][0]))
+        self.plugin.batches.put_nowait(list(ticks))
+
+    async def stored(self) -> list[Tick]:
+        return (await self.storage.read_ticks(INSTRUMENT, EVER, limit=10_000)).ticks
+
+    async def coverage(self) -> list[Covered]:
+        return (await self.storage.read_ticks(INSTRUMENT, EVER, limit=0)).coverage
+
+
+async def trades(client: Client, count: int) -> list[Tick]:
+    """The next trades, of history or live."""
+    found: list[Tick] = []
+    while len(found) < count:
+        message = await client.next()
+        found += [tuple(one) for one in message.get("ticks", ())]
+    return found
+
+
+async def passing(clock: ManualClock, step_ms: int = 500) -> None:
+    """Lets the provider's time pass quickly."""
+    while True:
+        clock.advance(step_ms)
+        await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Callable[..., World]]:
+    storage = SQLiteStorage(tmp_path / "ticks.db")
+    await storage.open()
+    worlds: list[World] = []
+
+    def one(cls: type[Any] = TickingPlugin) -> World:
+        worlds.append(World(storage, cls))
+        return worlds[-1]
+
+    yield one
+    for world in worlds:
+        await world.supervisor.stop()
+    await storage.close()
+
+
+async def test_a_trade_is_stored_and_then_told_to_everybody_by_one_upstream(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    clients = [Client(world.metrics) for _ in range(20)]
+    for client in clients:
+        await world.join(client)
+    world.says(tick(10), tick(20))
+    for client in clients:
+        message = await client.next("tick")
+        assert [tuple(one) for one in message["ticks"]] == await world.stored()
+        assert message["channel"] == "ticks"
+    assert world.plugin.streams == 1
+    assert world.service.feeds("test") == {"live": 1, "stale": 0, "down": 0}
+
+
+async def test_the_upstream_ends_some_time_after_its_last_client(make: Callable[..., World]) -> None:
+    world = make()
+    client = Client(world.metrics)
+    subscription, _ = await world.join(client)
+    world.says(tick(1))
+    await trades(client, 1)
+    world.service.unsubscribe(world.feed, subscription)
+    async with asyncio.timeout(5):
+        await world.plugin.ended.wait()
+    assert world.service.feeds("test")["live"] == 0
+
+
+async def test_a_trade_that_is_told_again_is_known_by_its_id(make: Callable[..., World]) -> None:
+    world = make()
+    client = Client(world.metrics)
+    await world.join(client)
+    world.says(tick(10, "a"), tick(20, "b"))
+    world.says(tick(20, "b"), tick(20, "c"))
+    world.says(tick(21, "c"), tick(30, "d"))
+    assert [one[4] for one in await trades(client, 4)] == ["a", "b", "c", "d"]
+
+
+async def test_trades_without_an_id_that_are_alike_are_all_told(make: Callable[..., World]) -> None:
+    world = make()
+    client = Client(world.metrics)
+    await world.join(client)
+    for _ in range(3):
+        world.says(tick(10, ""))
+    world.says(tick(11, ""))
+    assert await trades(client, 4) == [tick(10, "")] * 3 + [tick(11, "")]
+    assert len(await world.stored()) == 4
+
+
+async def test_a_connection_proves_the_time_between_its_trades(make: Callable[..., World]) -> None:
+    world = make()
+    client = Client(world.metrics)
+    await world.join(client)
+    world.says(tick(10))
+    world.says(tick(500), tick(900))
+    await trades(client, 3)
+    proven = Covered(START + 11, START + 900, Reason.DATA)
+    assert await world.coverage() == [Covered(START, START + 11, Reason.UNRECOVERABLE), proven]
+
+
+async def test_without_a_history_what_a_lost_connection_missed_is_told_as_a_gap(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    client = Client(world.metrics)
+    await world.join(client)
+    world.says(tick(10), tick(20))
+    await trades(client, 2)
+    world.plugin.batches.put_nowait(ProviderFailed("gone."))
+    assert (await client.next("status"))["state"] == "down"
+    world.says(tick(90))
+    gap = await client.next("gap")
+    assert (gap["start"], gap["end"], gap["reason"]) == (START + 20, START + 91, "unrecoverable")
+    assert (await client.next("status"))["state"] == "live"
+
+
+async def test_with_a_history_what_was_missed_is_fetched_and_told(make: Callable[..., World]) -> None:
+    world = make(RememberingPlugin)
+    client = Client(world.metrics)
+    await world.join(client)
+    world.says(tick(10), tick(20))
+    await trades(client, 2)
+    world.plugin.past = [tick(ms * 10) for ms in range(1, 30)]
+    world.plugin.batches.put_nowait(ProviderFailed("gone."))
+    await client.next("status")
+    world.says(tick(290))
+    clock = asyncio.create_task(passing(world.clock))
+    told = await trades(client, 27)
+    clock.cancel()
+    assert told[0] == tick(290)
+    assert sorted(told) == world.plugin.past[2:]
+    (known,) = await world.coverage()
+    assert known.start_ms == START
+    assert known.reason is Reason.DATA
+
+
+@pytest.mark.parametrize("cls", [TickingPlugin, RememberingPlugin])
+async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
+    make: Callable[..., World], cls: type[Any]
+) -> None:
+    world = make(cls)
+    client = Client(world.metrics)
+    await world.join(client)
+    world.says(tick(10), tick(20))
+    await trades(client, 2)
+    world.plugin.past = [tick(10), tick(20)]
+    clock = asyncio.create_task(passing(world.clock, 2 * S))
+    async with asyncio.timeout(5):
+        while world.clock.now_ms() < START + 5 * STALL:  # noqa: ASYNC110 - quiet for a while
+            await asyncio.sleep(0.01)
+    assert world.plugin.streams == 1
+    t_ms = world.clock.now_ms()
+    world.plugin.past.append(tick(t_ms - START))
+    changing = asyncio.create_task(bars_going_on(world))
+    assert (await client.next("status"))["state"] == "stale"
+    changing.cancel()
+    async with asyncio.timeout(5):
+        while world.plugin.streams < 2:  # noqa: ASYNC110 - the plugin has no event for it
+            await asyncio.sleep(0.01)
+    world.says(tick(world.clock.now_ms() - START))
+    assert (await client.next("status"))["state"] == "live"
+    clock.cancel()
+
+
+async def bars_going_on(world: World) -> None:
+    count = 0
+    while True:
+        count += 1
+        world.bars = [bar(0, volume=float(count))]
+        await asyncio.sleep(0.001)
+
+
+class Faulty(SQLiteStorage):
+    """Takes no trades while it is told so."""
+
+    is_away = False
+
+    async def store_ticks(self, *args: Any) -> list[Tick]:
+        if self.is_away:
+            raise StorageFailed("away.")
+        return await super().store_ticks(*args)
+
+
+async def test_while_the_store_is_away_trades_wait_and_nothing_is_told(tmp_path: Path) -> None:
+    storage = Faulty(tmp_path / "ticks.db")
+    await storage.open()
+    world = World(storage)
+    client = Client(world.metrics)
+    await world.join(client)
+    world.says(tick(1))
+    await trades(client, 1)
+    storage.is_away = True
+    world.says(tick(2))
+    world.says(tick(3))
+    status = await client.next("status")
+    assert (status["state"], status["message"]) == ("down", "away.")
+    storage.is_away = False
+    assert await trades(client, 2) == [tick(2), tick(3)]
+    await world.supervisor.stop()
+    await storage.close()
+
+
+async def test_what_was_missed_is_replayed_with_the_late_or_read_from_the_store(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    client = Client(world.metrics)
+    subscription, _ = await world.join(client)
+    world.says(tick(10))
+    cursor = (await client.next("tick"))["cursor"]
+    world.says(tick(20))
+    await trades(client, 1)
+    world.says(tick(5, "late"), at=20)
+    await trades(client, 1)
+    back = Client(world.metrics)
+    _, recovered = await world.join(back, resume=cursor)
+    assert recovered
+    assert await trades(back, 2) == [tick(20), tick(5, "late")]
+    for ms in range(30, 36):
+        world.says(tick(ms))
+        await trades(client, 1)
+    _, recovered = await world.join(back := Client(world.metrics), resume=cursor)
+    assert not recovered
+    assert (await trades(back, 8))[1:] == [tick(20), *(tick(ms) for ms in range(30, 36))]
+    world.service.unsubscribe(world.feed, subscription)
+
+
+async def test_who_has_no_stream_of_trades_says_so(make: Callable[..., World]) -> None:
+    world = make()
+    world.plugin.has_tick_stream = False
+    with pytest.raises(Unsupported, match="no stream of trades"):
+        await world.join(Client(world.metrics))
+
+
+async def test_a_snapshot_tells_what_is_not_known_of_the_past(make: Callable[..., World]) -> None:
+    world = make()
+    known = Covered(START - 50, START - 20, Reason.DATA)
+    await world.tapes.keep(world.feed, [tick(-30)], [known])
+    client = Client(world.metrics)
+    await world.join(client, since=START - 50)
+    snapshot = await client.next("snapshot")
+    assert (snapshot["ticks"], snapshot["complete"]) == ([list(tick(-30))], False)
+    gap = await client.next("gap")
+    assert Gap(gap["start"], gap["end"], gap["reason"]) == (START - 20, START, "unrecoverable")
+
+
+# A batch of times; where it is None, another client joins.
+ACTS = st.lists(
+    st.one_of(st.none(), st.lists(st.integers(1, 40), min_size=1, max_size=4)), min_size=1, max_size=12
+)
+
+
+@given(acts=ACTS, has_history=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_history_and_live_join_without_a_hole_or_a_duplicate(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[list[int] | None], has_history: bool
+) -> None:
+    async def check(path: Path) -> None:
+        storage = SQLiteStorage(path / "ticks.db")
+        await storage.open()
+        world = World(storage, RememberingPlugin if has_history else TickingPlugin)
+        clients = [Client(world.metrics)]
+        joins = [asyncio.create_task(world.join(clients[0], since=START))]
+        said: list[Tick] = []
+        for number, act in enumerate(acts):
+            if act is None:
+                clients.append(Client(world.metrics))
+                joins.append(asyncio.create_task(world.join(clients[-1], since=START)))
+                await asyncio.sleep(0)
+                continue
+            batch = [tick(ms, f"{number}.{place}") for place, ms in enumerate(sorted(act))]
+            said += batch
+            world.says(*batch)
+            if has_history:
+                world.plugin.past = sorted([*world.plugin.past, *batch])
+            if number % 3:
+                await asyncio.sleep(0.001)
+        last = tick(50, "last")
+        await asyncio.gather(*joins)
+        world.says(last)
+        for client in clients:
+            told: list[Tick] = []
+            while last not in told:
+                told += await trades(client, 1)
+            assert Counter(told) == Counter([*said, last])
+        await world.supervisor.stop()
+        await storage.close()
+
+    asyncio.run(check(tmp_path_factory.mktemp("join")))
