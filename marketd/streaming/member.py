@@ -28,6 +28,7 @@ from marketd.streaming.front import Front
 from marketd.streaming.needs import History, Urgent
 from marketd.streaming.nodes import Nodes, Part
 from marketd.streaming.worker import SeriesWorker
+from marketd.supervisor import cancel_all
 
 log = logging.getLogger(__name__)
 
@@ -117,16 +118,18 @@ class NodeWorker:
                 work = self._worker(self._feed).follow()
             case Part.WAITING:
                 work = self._wait()
-        playing = asyncio.create_task(work)
-        assigned = asyncio.create_task(self._is_assigned.wait())
+        playing = asyncio.create_task(work, name=f"{self._part} {self._feed.series}")
+        tasks = {playing, asyncio.create_task(self._assigned())}
         try:
-            await asyncio.wait({playing, assigned}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            tasks -= done
         finally:
-            playing.cancel()
-            assigned.cancel()
-            await asyncio.wait({playing, assigned})
-        if not playing.cancelled():
+            await cancel_all(tasks)
+        if playing in done:
             playing.result()
+
+    async def _assigned(self) -> None:
+        await self._is_assigned.wait()
 
     async def _wait(self) -> None:
         """Nobody is known to lead; if the store is why, clients are told."""
@@ -144,6 +147,7 @@ class NodeWorker:
             return
         self._metrics.stream_led.inc()
         log.info("leading series=%s fence=%d", self._feed.series, self._fence)
+        self._metrics.stream_leading.inc()
         self._leads = True
         self._told_ms = self.front.next_ms
         try:
@@ -152,6 +156,7 @@ class NodeWorker:
             # Whether the lease is still this node's own, the next round tells.
             self._part = Part.WAITING
         finally:
+            self._metrics.stream_leading.dec()
             self._leads = False
             self._bars, self._has_gap = [], False
             log.info("not leading any more series=%s fence=%d", self._feed.series, self._fence)

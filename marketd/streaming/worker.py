@@ -24,6 +24,7 @@ from marketd.streaming.polling import poll
 from marketd.streaming.recheck import recheck
 from marketd.streaming.retry import Backoff, first, pause
 from marketd.streaming.silence import watch_silence
+from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ class SeriesWorker:
         provider = self._feed.provider
         async with aclosing(self._source()) as updates:
             async for update in updates:
+                raise_if_cancelled()
                 self._heard_ms = provider.now_ms()
                 # Where much waits a forming bar gives way: the closed one will say all of it.
                 if isinstance(update, int) or update.closed or inbox.qsize() < _INBOX // 2:
