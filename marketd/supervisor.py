@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from marketd.metrics import Metrics
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
+# How long a cancelled task may take before it is cancelled once more.
+_LOST_S = 1.0
 
 
 class Supervisor:
@@ -35,15 +37,14 @@ class Supervisor:
         await cancel_all(self._tasks)
 
     async def _keep_running(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        loop = asyncio.get_running_loop()
         pause_s = _FIRST_PAUSE_S
         while True:
             started_s = loop.time()
             try:
                 return await work()
             except Exception:
-                if task is not None and task.cancelling():
-                    raise  # it was told to end, and has
+                raise_if_cancelled()  # it was told to end, and has
                 if loop.time() - started_s > _LONGEST_PAUSE_S:
                     # It had recovered: this is a new fault, not the last one over again.
                     pause_s = _FIRST_PAUSE_S
@@ -53,11 +54,26 @@ class Supervisor:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancels `tasks` and waits until all have ended; what one failed with is logged."""
-    pending = list(tasks)
-    for task in pending:
-        task.cancel()
-    for task, end in zip(pending, await asyncio.gather(*pending, return_exceptions=True), strict=True):
-        if isinstance(end, Exception):
-            log.error("task failed task=%s", task.get_name(), exc_info=end)
+    ended = list(tasks)
+    pending = set(ended)
+    while pending := {task for task in pending if not task.done()}:
+        for task in pending:
+            task.cancel()
+        # Once is not enough where it was lost, see below.
+        await asyncio.wait(pending, timeout=_LOST_S)
+    for task in ended:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed task=%s", task.get_name(), exc_info=error)
+
+
+def raise_if_cancelled() -> None:
+    """Raises CancelledError in a task that was cancelled while what it awaited has lost that.
+
+    `asyncio.wait_for` of Python 3.11 may, and with it the Redis client. A task that goes round with
+    such a library asks once in each round.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -1,9 +1,10 @@
-"""`python -m soak [--kills N] [--cuts N] [--seed N]`: kills writers, cuts the power, and says how far
-it has come."""
+"""`python -m soak [--kills N] [--cuts N] [--rounds N] [--seed N]`: kills writers, cuts the power,
+troubles nodes, and says how far it has come."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import secrets
 import sqlite3
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from soak.cuts import cuts, recorded
 from soak.kills import ROOT, kills, victims
+from soak.nodes import rounds
 
 _KILLS_OF_A_FILE = 25  # every page is read after each kill, so that longer files slow it down
 _CUTS_OF_A_RECORDING = 1_000
@@ -22,10 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m soak",
         description="Kills a writing store at random moments, and starts it from what a power cut may "
-        "leave of its files; fails on any loss.",
+        "leave of its files; kills, stops and cuts off nodes while clients listen; fails on any loss.",
     )
     parser.add_argument("--kills", type=int, default=500, metavar="N", help="how many")
     parser.add_argument("--cuts", type=int, default=10_000, metavar="N", help="how many power cuts")
+    parser.add_argument(
+        "--rounds", type=int, default=200, metavar="N", help="how many troubles of nodes"
+    )
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of the chosen moments")
     options = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
@@ -35,6 +40,7 @@ def main() -> None:
     scratch.mkdir(exist_ok=True)
     _kill(options.kills, scratch, random.Random(seed))  # noqa: S311
     _cut(options.cuts, scratch, random.Random(seed))  # noqa: S311
+    _trouble(options.rounds, random.Random(seed))  # noqa: S311
 
 
 def _kill(number: int, scratch: Path, chance: random.Random) -> None:
@@ -60,6 +66,15 @@ def _cut(number: int, scratch: Path, chance: random.Random) -> None:
             done += 1
             _say(f"{done:,} of {number:,} power cuts, nothing lost or damaged; {len(there)} pages")
     print()
+
+
+def _trouble(number: int, chance: random.Random) -> None:
+    if number:
+        # In a folder of a short name: a Unix socket's path has little room.
+        with TemporaryDirectory(prefix="marketd-soak-") as folder:
+            bars = asyncio.run(rounds(Path(folder), number, chance, _say))
+        _say(f"{number:,} troubles of nodes; {bars:,} bars told in order, once")
+        print()
 
 
 def _say(progress: str) -> None:

@@ -252,6 +252,25 @@ async def test_bars_are_an_aligned_table(house: House) -> None:
     assert err == "there is more: --before 2024-03-05T12:00:00Z\n"
 
 
+async def test_trades_are_a_table_or_csv(house: House) -> None:
+    code, out, err = await run("ticks", BTC, "--limit", "3", "--url", house.url)
+    assert code == 0
+    heading, *rows = out.splitlines()
+    assert heading.split() == ["time", "price", "size", "side", "id"]
+    assert len(rows) == 3
+    assert err.startswith("there is more: --before 2024-03-05T14:")
+    since = ("--since", str(START), "--limit", "3", "--csv")
+    _, out, err = await run("ticks", BTC, *since, "--url", house.url)
+    heading, *rows = out.splitlines()
+    assert heading == "timestamp_ms,price,size,side,trade_id"
+    assert len(rows) == 3
+    assert err.startswith("there is more: --since 2024-03-05T14:")
+    code, out, err = await run(
+        "ticks", BTC, "--since", "2009-01-01", "--before", "2009-01-02", "--url", house.url
+    )
+    assert (code, len(out.splitlines()), err) == (0, 1, "no trades.\n")
+
+
 async def test_bars_as_csv_are_those_of_the_rest_interface(house: House) -> None:
     question = {"market": "crypto", "provider": "sim", "symbol": "BTC/USD", "timeframe": "1m"}
     code, out, err = await run(

@@ -25,7 +25,7 @@ from marketd.client import (
     StreamEvent,
 )
 from marketd.config import ProviderConfig, StreamConfig
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.settings import ByteCount
 
 BTC = ("crypto", "sim", "BTC/USD")
@@ -133,6 +133,27 @@ async def test_pages_in_either_direction_make_up_the_whole(client: MarketdClient
                 break
     assert len(whole.bars) == 60
     assert forwards == whole.bars == backwards[-60:]
+
+
+async def test_pages_of_trades_in_either_direction_make_up_the_whole(client: MarketdClient) -> None:
+    whole = await client.ticks(*BTC, since=START, before=START + M, limit=10_000)
+    assert whole.complete
+    assert whole.gaps == []
+    assert all(START <= tick[0] < START + M for tick in whole.ticks)
+    assert len(whole.ticks) > 20
+    forwards = [
+        tick
+        async for page in client.iter_ticks(*BTC, since=START, before=START + M, limit=9)
+        for tick in page.ticks
+    ]
+    assert forwards == whole.ticks
+    backwards: list[Tick] = []
+    async with aclosing(client.iter_ticks(*BTC, before=START + M, limit=9)) as pages:
+        async for page in pages:
+            backwards = [*page.ticks, *backwards]
+            if backwards[0][0] < START:
+                break
+    assert [tick for tick in backwards if tick[0] >= START] == whole.ticks
 
 
 async def test_what_the_daemon_has_not_learnt_is_a_gap(client: MarketdClient) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 from hasty import run_hastily
 
 from marketd.metrics import Metrics
-from marketd.supervisor import Supervisor, cancel_all
+from marketd.supervisor import Supervisor, cancel_all, raise_if_cancelled
 
 
 class Crashing:
@@ -118,3 +119,34 @@ async def test_stopping_nothing_is_allowed() -> None:
     await supervisor.stop()
     await supervisor.stop()
     await cancel_all(set())
+
+
+async def test_a_task_that_loses_its_cancellation_is_cancelled_once_more() -> None:
+    losses = 0
+
+    async def loses() -> None:
+        nonlocal losses
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        losses += 1
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(loses())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(cancel_all([task]), 10)
+    assert task.cancelled()
+    assert losses == 1
+
+
+async def test_a_task_that_asks_learns_that_its_cancellation_was_lost() -> None:
+    async def loses() -> None:
+        raise_if_cancelled()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        raise_if_cancelled()
+
+    task = asyncio.create_task(loses())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()

@@ -59,7 +59,8 @@ class Leases(ABC):
     async def claim(self, wanted: Mapping[str, bytes]) -> dict[str, Held]:
         """Takes those that nobody has and renews this node's own, with a note on each.
 
-        Says who has each of them now. Raises BusAway, and then any of it may have been done.
+        Says who has each of them now. Raises BusAway, also where nothing is wanted; any of it may have
+        been done then.
         """
 
     @abstractmethod

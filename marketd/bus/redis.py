@@ -20,6 +20,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from marketd.bus.base import LEASE_MS, BusAway, Heard, Held, Leases, MessageBus
+from marketd.supervisor import raise_if_cancelled
 
 _TIMEOUT_S = 0.5
 _PAUSE_S = 0.5
@@ -84,6 +85,7 @@ class RedisBus(MessageBus):
 
     async def _send(self) -> None:
         while True:
+            raise_if_cancelled()
             await self._filled.wait()
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
             if not self._waiting:
@@ -100,6 +102,7 @@ class RedisBus(MessageBus):
 
     async def _listen(self) -> None:
         while True:
+            raise_if_cancelled()
             try:
                 async with self._redis.pubsub() as pubsub:
                     await self._hear(pubsub)
@@ -118,6 +121,7 @@ class RedisBus(MessageBus):
         subscribed = {self._prefix.encode()}
         await pubsub.subscribe(*subscribed)
         while loop.time() - answered_s < _MUTE_S:
+            raise_if_cancelled()
             wanted = {self._prefix.encode(), *self._heard} if self._is_changed else subscribed
             self._is_changed = False
             if new := wanted - subscribed:
@@ -165,14 +169,15 @@ class RedisLeases(Leases):
         """What the script answers for each name and its arguments."""
         answers: list[Any] = []
         try:
-            for first in range(0, len(commands), _BATCH):
+            for first in range(0, len(commands) or 1, _BATCH):
                 async with (
                     asyncio.timeout(2 * _TIMEOUT_S),
                     self._redis.pipeline(transaction=False) as pipeline,
                 ):
+                    pipeline.ping()
                     for name, arguments in commands[first : first + _BATCH]:
                         await script([self._prefix + name], arguments, client=pipeline)
-                    answers += await pipeline.execute()
+                    answers += (await pipeline.execute())[1:]
         except (RedisError, OSError) as error:
             # Only the kind is told: the text of an error may hold the address.
             raise BusAway(type(error.__cause__ or error).__name__) from error

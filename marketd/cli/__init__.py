@@ -18,6 +18,7 @@ from marketd.cli.plugins import plugins
 from marketd.cli.profile_queries import profile_queries
 from marketd.cli.serve import serve
 from marketd.cli.tail import tail
+from marketd.cli.ticks import ticks
 from marketd.cli.upkeep import backup, check, restore
 
 
@@ -40,6 +41,7 @@ for _command in (
     check_config,
     plugins,
     bars,
+    ticks,
     tail,
     backfill,
     import_bars,

@@ -8,8 +8,8 @@
         async for event in marketd.stream("crypto", "sim", ["BTC/USD"], "1m"):
             print(event)
 
-Bars are the plain tuples of `marketd.domain.bar`. A time is epoch milliseconds, RFC 3339 text such as
-`2024-03-05T14:30:00Z`, or a datetime with a time zone.
+Bars and trades are the plain tuples of `marketd.domain.bar`. A time is epoch milliseconds,
+RFC 3339 text such as `2024-03-05T14:30:00Z`, or a datetime with a time zone.
 """
 
 from marketd.client.answers import (
@@ -22,6 +22,7 @@ from marketd.client.answers import (
     Snapshot,
     Status,
     StreamEvent,
+    Ticks,
     Time,
 )
 from marketd.client.client import DEFAULT_URL, MarketdClient
@@ -40,5 +41,6 @@ __all__ = [
     "Snapshot",
     "Status",
     "StreamEvent",
+    "Ticks",
     "Time",
 ]

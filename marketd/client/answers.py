@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 
 Time: TypeAlias = int | str | datetime
 
@@ -52,6 +52,19 @@ class Bars:
     gaps: Sequence[Gap]
     next_page_token: str | None
     filled: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """One page of trades, ascending: `(t, price, size, side, id)`, side and id empty where unknown.
+
+    `complete` is False if `gaps` lists ranges of which there may have been others.
+    """
+
+    ticks: Sequence[Tick]
+    complete: bool
+    gaps: Sequence[Gap]
+    next_page_token: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +186,11 @@ def backfill_of(body: Mapping[str, Any]) -> Backfill:
         every_s=body["every_seconds"],
         next_ms=body["next"],
     )
+
+
+def ticks_of(rows: Iterable[Sequence[Any]]) -> list[Tick]:
+    """Trades as answers have them."""
+    return [(t, float(price), float(size), side, name) for t, price, size, side, name in rows]
 
 
 def time_text(time: Time) -> str:

@@ -16,10 +16,12 @@ from marketd.client.answers import (
     ProviderInfo,
     Refreshed,
     StreamEvent,
+    Ticks,
     Time,
     backfill_of,
     bars_of,
     gap_of,
+    ticks_of,
     time_text,
 )
 from marketd.client.errors import MarketdClientError, failure, not_marketd
@@ -178,6 +180,65 @@ class MarketdClient:
                 page_token=token,
                 fill=fill,
                 params=params,
+            )
+            yield page
+            token = page.next_page_token
+            if token is None:
+                return
+
+    async def ticks(
+        self,
+        market: str,
+        provider: str,
+        symbol: str,
+        *,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int = 500,
+        page_token: str | None = None,
+    ) -> Ticks:
+        """The first `limit` trades from `since` on, or without it the last ones before `before` (now).
+
+        Example:
+            page = await marketd.ticks("crypto", "sim", "BTC/USD", limit=100)
+        """
+        question: dict[str, Time | None] = {
+            "market": market,
+            "provider": provider,
+            "symbol": symbol,
+            "since": since,
+            "before": before,
+            "limit": limit,
+            "page_token": page_token,
+        }
+        body = await self._get("/api/v1/ticks", question)
+        return Ticks(
+            ticks=ticks_of(body["ticks"]),
+            complete=body["complete"],
+            gaps=[gap_of(symbol, gap) for gap in body["gaps"]],
+            next_page_token=body["next_page_token"],
+        )
+
+    async def iter_ticks(
+        self,
+        market: str,
+        provider: str,
+        symbol: str,
+        *,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int = 10_000,
+    ) -> AsyncGenerator[Ticks, None]:
+        """Every trade from `since` on, in pages of `limit`; without it from the newest page backwards.
+
+        Example:
+            async for page in marketd.iter_ticks("crypto", "sim", "BTC/USD", since=1709647200000):
+                store(page.ticks)
+        """
+        token: str | None = None
+        while True:
+            page = await self.ticks(
+                market, provider, symbol, since=since, before=before, limit=limit, page_token=token
             )
             yield page
             token = page.next_page_token

@@ -28,6 +28,7 @@ Told: TypeAlias = Callable[[Sequence[Tick], int, bool], None]
 
 # The present is not asked for again within this time.
 _FRESH_MS = 1_000
+_LAST_KEPT = 10_000
 # Looking for the newest trades begins with so long a time, and goes on with four times as long each.
 _FIRST_WINDOW_MS = 60_000
 
@@ -54,6 +55,17 @@ class _Tape:
         self.followed_ms = 0
         self.seq = 0
         self.lock = asyncio.Lock()
+        # What was told last, where another process may have stored it before.
+        self._last: dict[Tick, None] = {}
+
+    def untold(self, ticks: Sequence[Tick], new: Sequence[Tick]) -> list[Tick]:
+        """Those of `ticks` that are new in the store, or new to who listens here."""
+        fresh = set(new)
+        told = [tick for tick in ticks if tick in fresh or (tick[4] and tick not in self._last)]
+        self._last |= dict.fromkeys(told)
+        for tick in list(self._last)[: max(0, len(self._last) - _LAST_KEPT)]:
+            del self._last[tick]
+        return told
 
 
 class Tapes:
@@ -164,6 +176,9 @@ class Tapes:
         async with tape.lock:
             new = await self._storage.store_ticks(feed.instrument, ticks, covered)
             self._metrics.ticks_stored.labels(feed.provider.name).inc(len(new))
+            if is_live and self._storage.identity:
+                # Others that share the database may follow the same, and have been faster.
+                new = tape.untold(ticks, new)
             if new and tape.told is not None:
                 tape.seq += 1
                 tape.told(new, tape.seq, is_live)

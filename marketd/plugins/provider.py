@@ -52,6 +52,7 @@ from marketd.plugins.instance import Instance, Source
 from marketd.plugins.pages import Fetched, PageReader, Question
 from marketd.plugins.params import load_params
 from marketd.plugins.symbols import SymbolBook
+from marketd.plugins.tick_bars import MADE_OF_TICKS, fetch_bars
 from marketd.plugins.ticks import FetchedTicks, TickReader
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class Provider:
         return (
             isinstance(plugin, BarStreams)
             and plugin.has_bar_stream
+            and timeframe in plugin.timeframes_of(symbol)
             and plugin.streams_bars_of(symbol, timeframe)
         )
 
@@ -130,8 +132,13 @@ class Provider:
         return self.plugin.clock.now_ms()
 
     def base_of(self, symbol: str, wanted: Timeframe) -> Timeframe:
-        """The coarsest base timeframe of `symbol` that tiles `wanted`; Unsupported if there is none."""
+        """The coarsest base timeframe of `symbol` that tiles `wanted`; Unsupported if there is none.
+
+        Where none of the provider's own does, it is one that can be made of its past trades.
+        """
         bases = [base for base in self.plugin.timeframes_of(symbol) if base.tiles(wanted)]
+        if not bases and self.has_tick_history:
+            bases = [base for base in MADE_OF_TICKS if base.tiles(wanted)]
         if not bases:
             have = ", ".join(str(base) for base in self.plugin.timeframes_of(symbol))
             raise Unsupported(
@@ -257,6 +264,8 @@ class Provider:
         Raises ProviderFailed after the retries, or when what came back cannot be read at all, and
         ProviderRateLimited when its turn would not come in time.
         """
+        if self.has_tick_history and timeframe not in self.plugin.timeframes_of(symbol):
+            return await fetch_bars(lambda part: self.fetch_ticks(symbol, part, turn), timeframe, span)
         return await self._ask(
             lambda instance: self._fetch(instance, symbol, timeframe, span, params, turn)
         )

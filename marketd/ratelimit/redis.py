@@ -6,25 +6,17 @@ is away each process keeps to its share by itself, and goes back when Redis does
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from uuid import uuid4
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from marketd.domain.rate_limit import RateLimit
 from marketd.metrics import Metrics
 from marketd.ratelimit.base import WAKE_US, Allowance, Taken
 from marketd.ratelimit.local import LocalAllowance
+from marketd.redis_link import RedisLink
 
-log = logging.getLogger(__name__)
-
-_TIMEOUT_S = 0.5
-_LOOK_AGAIN_S = 1.0
 # A process that has not asked for this long has no share any more.
 _PEER_US = 60_000_000
 
@@ -63,21 +55,14 @@ return {wait, now, redis.call('ZCARD', KEYS[2])}
 
 
 class SharedAllowances:
-    """The allowances in one Redis, and whether it can be reached."""
+    """The allowances in one Redis."""
 
     def __init__(self, url: str, metrics: Metrics) -> None:
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # Once more at once, for a kept connection that the server has closed meanwhile.
-            retry=Retry(NoBackoff(), 1),
+        self._link = RedisLink(
+            url, metrics, away="rate limits are kept by share", back="rate limits are shared again"
         )
-        self._script = self._redis.register_script(_SCRIPT)
+        self._script = self._link.redis.register_script(_SCRIPT)
         self._node = uuid4().hex
-        self._up = metrics.redis_up
-        self._is_away = False
-        self._look_again_s = 0.0
 
     def allowance(self, key: str) -> RedisAllowance:
         """That of one key."""
@@ -85,34 +70,18 @@ class SharedAllowances:
 
     async def close(self) -> None:
         """Gives the connections back."""
-        await self._redis.aclose()
+        await self._link.close()
 
     async def run(self, key: str, numbers: Sequence[int]) -> list[int] | None:
         """What the script says; None while Redis is away."""
-        loop = asyncio.get_running_loop()
-        if self._is_away and loop.time() < self._look_again_s:
-            return None
-        # Only one looks whether it is back; the others go on without it.
-        self._look_again_s = loop.time() + 2 * _TIMEOUT_S
         # The braces keep both keys in one slot of a cluster.
         keys = [f"marketd:rate:{{{key}}}", f"marketd:rate:{{{key}}}:users"]
-        try:
-            async with asyncio.timeout(2 * _TIMEOUT_S):
-                answer: list[int] = await self._script(keys, [*numbers, self._node, _PEER_US])
-        except (RedisError, OSError) as error:
-            if not self._is_away:
-                # Only the kind is told: the text of an error may hold the address.
-                kind = type(error.__cause__ or error).__name__
-                log.warning("redis away reason=%s; rate limits are kept by share", kind)
-            self._is_away = True
-            self._look_again_s = loop.time() + _LOOK_AGAIN_S
-            self._up.set(0)
-            return None
-        if self._is_away:
-            log.info("redis back; rate limits are shared again")
-        self._is_away = False
-        self._up.set(1)
-        return answer
+
+        async def run(_: Redis) -> list[int]:
+            answer: list[int] = await self._script(keys, [*numbers, self._node, _PEER_US])
+            return answer
+
+        return await self._link.ask(run)
 
 
 class RedisAllowance(Allowance):

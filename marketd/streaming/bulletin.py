@@ -45,4 +45,4 @@ class Bulletin(NamedTuple):
 
 def _bar(row: Sequence[float | None]) -> Bar:
     t_ms, open_, high, low, close, volume = row
-    return (t_ms, open_, high, low, close, volume)  # type: ignore[return-value]
+    return (int(t_ms or 0), open_, high, low, close, volume)

@@ -25,9 +25,10 @@ from marketd.storage import Storage
 from marketd.streaming.bulletin import Bulletin
 from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent, Progress
 from marketd.streaming.front import Front
-from marketd.streaming.needs import History
+from marketd.streaming.needs import History, Urgent
 from marketd.streaming.nodes import Nodes, Part
 from marketd.streaming.worker import SeriesWorker
+from marketd.supervisor import cancel_all
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class NodeWorker:
         others: Others,
         history: History,
         storage: Storage,
+        urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self.front = Front(feed, storage=storage, history=history, emit=self._emit)
@@ -67,6 +69,7 @@ class NodeWorker:
         self._nodes, self._bus, self._clock, self._metrics = others
         self._history = history
         self._storage = storage
+        self._urgent = urgent
         self._stall_ms = stall_ms
         self._part = Part.WAITING
         self._is_assigned = asyncio.Event()
@@ -115,16 +118,18 @@ class NodeWorker:
                 work = self._worker(self._feed).follow()
             case Part.WAITING:
                 work = self._wait()
-        playing = asyncio.create_task(work)
-        assigned = asyncio.create_task(self._is_assigned.wait())
+        playing = asyncio.create_task(work, name=f"{self._part} {self._feed.series}")
+        tasks = {playing, asyncio.create_task(self._assigned())}
         try:
-            await asyncio.wait({playing, assigned}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            tasks -= done
         finally:
-            playing.cancel()
-            assigned.cancel()
-            await asyncio.wait({playing, assigned})
-        if not playing.cancelled():
+            await cancel_all(tasks)
+        if playing in done:
             playing.result()
+
+    async def _assigned(self) -> None:
+        await self._is_assigned.wait()
 
     async def _wait(self) -> None:
         """Nobody is known to lead; if the store is why, clients are told."""
@@ -142,6 +147,7 @@ class NodeWorker:
             return
         self._metrics.stream_led.inc()
         log.info("leading series=%s fence=%d", self._feed.series, self._fence)
+        self._metrics.stream_leading.inc()
         self._leads = True
         self._told_ms = self.front.next_ms
         try:
@@ -150,13 +156,19 @@ class NodeWorker:
             # Whether the lease is still this node's own, the next round tells.
             self._part = Part.WAITING
         finally:
+            self._metrics.stream_leading.dec()
             self._leads = False
             self._bars, self._has_gap = [], False
             log.info("not leading any more series=%s fence=%d", self._feed.series, self._fence)
 
     def _worker(self, feed: Feed) -> SeriesWorker:
         return SeriesWorker(
-            feed, self.front, history=self._history, storage=self._storage, stall_ms=self._stall_ms
+            feed,
+            self.front,
+            history=self._history,
+            storage=self._storage,
+            urgent=self._urgent,
+            stall_ms=self._stall_ms,
         )
 
     # Following

@@ -1,14 +1,19 @@
-"""What live needs of history; the room that reads has it."""
+"""What live needs of history, which the room that reads has, and of whoever minds the load."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol, TypeAlias
 
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Gap
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.feed import Feed
+
+# Entered while a bar is on its way to its clients, so that background work may wait.
+Urgent: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 class PastBars(NamedTuple):

@@ -17,6 +17,7 @@ from marketd.bus import BusAway, Leases
 from marketd.bus.base import LEASE_MS
 from marketd.metrics import Metrics
 from marketd.storage import Storage
+from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Nodes:
     async def run(self) -> None:
         """Holds a round every second, and whenever a member joins or leaves."""
         while True:
+            raise_if_cancelled()
             self._is_wanted.clear()
             await self.round()
             try:
@@ -112,7 +114,6 @@ class Nodes:
             await self._leases.release(left | (self._members.keys() - wanted.keys()))
             held = await self._leases.claim({name: one.note() for name, one in wanted.items()})
         except BusAway as error:
-            self._left |= left
             if self._claimed_s is None or begun_s - self._claimed_s > _LEASE_S:
                 self._go_alone(str(error))
             return

@@ -19,11 +19,12 @@ from marketd.plugins.feed import Feed
 from marketd.storage import Storage
 from marketd.streaming.events import Event
 from marketd.streaming.front import Front
-from marketd.streaming.needs import History
+from marketd.streaming.needs import History, Urgent
 from marketd.streaming.polling import poll
 from marketd.streaming.recheck import recheck
 from marketd.streaming.retry import Backoff, first, pause
 from marketd.streaming.silence import watch_silence
+from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class SeriesWorker:
         *,
         history: History,
         storage: Storage,
+        urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self._feed = feed
@@ -55,6 +57,7 @@ class SeriesWorker:
         self._timeframe = feed.series.timeframe
         self._history = history
         self._storage = storage
+        self._urgent = urgent
         self._stall_ms = stall_ms
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
         self._heard_ms = 0
@@ -132,6 +135,7 @@ class SeriesWorker:
         provider = self._feed.provider
         async with aclosing(self._source()) as updates:
             async for update in updates:
+                raise_if_cancelled()
                 self._heard_ms = provider.now_ms()
                 # Where much waits a forming bar gives way: the closed one will say all of it.
                 if isinstance(update, int) or update.closed or inbox.qsize() < _INBOX // 2:
@@ -161,13 +165,15 @@ class SeriesWorker:
             await plugin.clock.sleep_until(bar[0] + plugin.settle_ms)
             await front.catch_up(feed, bar[0])
         if not closed:
-            front.form(bar)
+            with self._urgent():
+                front.form(bar)
             return
         end_ms = self._timeframe.end(bar[0])
         proven = Covered(bar[0], end_ms, Reason.DATA)
-        await self._storage.store(
-            feed.series, [bar], [proven], at_ms=feed.provider.now_ms(), fence=feed.fence
-        )
+        with self._urgent():
+            await self._storage.store(
+                feed.series, [bar], [proven], at_ms=feed.provider.now_ms(), fence=feed.fence
+            )
         # Of an interval that was passed already, what has changed is told by now.
         if bar[0] == front.next_ms:
             front.close([bar], end_ms)
@@ -183,11 +189,12 @@ class LoneWorker:
         *,
         history: History,
         storage: Storage,
+        urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self.front = Front(feed, history=history, storage=storage, emit=emit)
         self._worker = SeriesWorker(
-            feed, self.front, history=history, storage=storage, stall_ms=stall_ms
+            feed, self.front, history=history, storage=storage, urgent=urgent, stall_ms=stall_ms
         )
 
     async def run(self) -> None:

@@ -22,7 +22,7 @@ async def measured(request: web.Request, handler: Handler) -> web.StreamResponse
         # A stream stays for long; its client does not wait for an answer.
         response = await handler(request)
     else:
-        with request.app[GATE].request():
+        with request.app[GATE].urgent():
             response = await handler(request)
     if not isinstance(response, web.WebSocketResponse):
         # A stream is over when its client leaves: how long it stayed is no time to answer.

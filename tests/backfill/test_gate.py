@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 
+from hasty import run_hastily
+
 from marketd.backfill.gate import LoadGate
 from marketd.metrics import Metrics
 
@@ -22,14 +24,44 @@ async def test_a_late_loop_shuts_it_and_one_on_time_opens_it() -> None:
     await asyncio.wait_for(waiting, 1)
 
 
-async def test_many_requests_under_way_shut_it_until_they_are_answered() -> None:
+async def test_much_that_is_waited_for_shuts_it_until_it_is_done() -> None:
     gate = LoadGate(Metrics())
     with ExitStack() as requests:
         while gate.is_open:
-            requests.enter_context(gate.request())
+            requests.enter_context(gate.urgent())
         gate.measured(0.0)
         assert not gate.is_open
     assert gate.is_open
+
+
+def test_while_clients_are_busy_a_piece_passes_now_and_then_and_all_do_once_they_are_calm() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        gate, passed = LoadGate(Metrics()), []
+        watching = asyncio.create_task(gate.watch())
+
+        async def work() -> None:
+            while True:
+                await gate.passed()
+                passed.append(loop.time())
+                await asyncio.sleep(0.01)
+
+        async def ask(every_s: float, for_s: float) -> list[float]:
+            """When pieces passed while clients asked that often."""
+            end_s = loop.time() + for_s
+            while loop.time() < end_s:
+                with gate.urgent():
+                    await asyncio.sleep(every_s)
+            return [at_s for at_s in passed if at_s > end_s - for_s + 1]
+
+        workers = [asyncio.create_task(work()) for _ in range(5)]
+        assert len(await ask(0.1, for_s=3)) >= 500
+        assert 3 <= len(await ask(0.005, for_s=3)) <= 5
+        assert len(await ask(0.1, for_s=3)) >= 500
+        for task in (watching, *workers):
+            task.cancel()
+
+    run_hastily(run())
 
 
 async def test_what_holds_the_loop_up_is_measured() -> None:

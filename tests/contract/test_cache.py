@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 from pages import page
@@ -10,8 +11,10 @@ from scripted import INSTRUMENT, MINUTE, START, M
 
 from marketd.cache import BarCache, Bucket, BucketKey, MemoryCache, bucket_of
 from marketd.cache.bucket import bars_of
+from marketd.cache.redis import RedisCache
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import TimeRange
+from marketd.metrics import Metrics
 
 LENGTH = 240
 SERIES = Series(INSTRUMENT, MINUTE)
@@ -27,9 +30,12 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "redis"])
 async def cache(request: pytest.FixtureRequest) -> AsyncIterator[BarCache]:
-    cache = MemoryCache(10_000_000)
+    cache: BarCache = MemoryCache(10_000_000)
+    if request.param == "redis":
+        cache = RedisCache(request.getfixturevalue("redis_url"), uuid4().hex, Metrics())
+        await cache.find(KEYS)  # names the epoch
     yield cache
     await cache.close()
 
@@ -61,7 +67,7 @@ async def test_a_change_takes_away_the_buckets_that_it_touches_and_no_other(cach
     await put(cache, *KEYS)
     cache.forget(SERIES, TimeRange(KEYS[2].span.end_ms - 1, KEYS[2].span.end_ms))
     assert list(await closes(cache, *KEYS)) == [KEYS[0], KEYS[1], KEYS[3]]
-    cache.forget(SERIES, TimeRange(0, KEYS[0].span.start_ms + 1))
+    cache.forget(SERIES, TimeRange(START - 1_000 * M, KEYS[0].span.start_ms + 1))
     assert list(await closes(cache, *KEYS)) == [KEYS[1], KEYS[3]]
     cache.forget_all()
     assert await closes(cache, *KEYS) == {}

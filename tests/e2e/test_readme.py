@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from servers.nodejs import node
 
 Launch = Callable[..., Any]
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+SOCKETS = Path(__file__).resolve().parents[1] / "servers" / "sockets"
 SIM = '[providers.sim]\nplugin = "sim"\n'
 
 
@@ -55,12 +57,11 @@ async def test_the_curl_commands(launch: Launch) -> None:
     assert answers[2]["state"] in ("pending", "running")
 
 
-async def test_the_websocket_client(launch: Launch) -> None:
-    daemon = await launch(SIM)
-    (source,) = (one for one in blocks("python") if "websockets" in one)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-u", "-c", at(source, daemon.url), stdout=asyncio.subprocess.PIPE
-    )
+async def heard(*command: str | Path, cwd: Path | None = None) -> dict[str, Any]:
+    """The first message of each type that a client prints, until it has had a bar."""
+    # A terminal's input stays open, too.
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, cwd=cwd)
     try:
         assert process.stdout is not None
         seen: dict[str, Any] = {}
@@ -71,8 +72,32 @@ async def test_the_websocket_client(launch: Launch) -> None:
     finally:
         process.kill()
         await process.communicate()
+    return seen
+
+
+async def test_the_websocket_client_in_python(launch: Launch) -> None:
+    daemon = await launch(SIM)
+    (source,) = (one for one in blocks("python") if "websockets" in one)
+    seen = await heard(sys.executable, "-u", "-c", at(source, daemon.url))
     assert list(seen) == ["subscribed", "snapshot", "bar"]
     assert 55 <= len(seen["snapshot"]["bars"]) <= 60
+
+
+async def test_the_websocket_client_in_node(launch: Launch) -> None:
+    daemon = await launch(SIM)
+    (source,) = blocks("js")
+    seen = await heard(node(), "--input-type=module", "-e", at(source, daemon.url), cwd=SOCKETS)
+    assert list(seen) == ["subscribed", "snapshot", "bar"]
+    assert 55 <= len(seen["snapshot"]["bars"]) <= 60
+
+
+async def test_the_websocket_client_in_a_terminal(launch: Launch) -> None:
+    daemon = await launch(SIM)
+    (block,) = (one for one in blocks("sh") if "wscat" in one)
+    npx, wscat, *options = shlex.split(at(block, daemon.url).replace("\\\n", ""))
+    assert (npx, wscat) == ("npx", "wscat")
+    seen = await heard(node(), SOCKETS / "node_modules/wscat/bin/wscat", *options)
+    assert list(seen) == ["subscribed", "bar"]
 
 
 async def test_the_client_that_comes_along(launch: Launch) -> None:

@@ -47,7 +47,7 @@ async def until(
             if when(body):
                 told: dict[str, Any] = body
                 return told
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 async def ended(world: World, backfill: dict[str, Any]) -> dict[str, Any]:

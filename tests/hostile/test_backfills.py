@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 from backfilling import PATH, begin, call, ended, fetched_twice, until
 from besieged import START, M, Make, World
-from stand_in import SYMBOL, Asked, Vendor, cut, hanging, rows, slow, status, well
+from stand_in import SYMBOL, Asked, Mood, Vendor, cut, hanging, rows, slow, status, well
+from stand_in_plugin import StandInPlugin
 
 from marketd.backfill.job import KIND, Backfill
+from marketd.domain.bar import Bar
+from marketd.domain.timerange import TimeRange
+
+
+def only_from(at_ms: int) -> Mood:
+    """What lies before is never answered."""
+
+    async def mood(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await (well if asked.span.start_ms >= at_ms else hanging)(vendor, asked, request)
+
+    return mood
 
 
 async def test_it_brings_all_that_is_missing_once_and_says_so(world: World) -> None:
@@ -37,6 +51,56 @@ async def test_pieces_of_one_series_come_side_by_side_and_the_newest_first(world
     assert loop.time() - begun_s < 0.5  # three at once: two rounds instead of six
 
 
+async def test_many_backfills_together_use_all_places_but_one(world: World) -> None:
+    together: list[int] = [0]
+    most = 0
+
+    async def counted(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
+        nonlocal most
+        together[0] += 1
+        most = max(most, together[0])
+        try:
+            return await slow(0.02)(vendor, asked, request)
+        finally:
+            together[0] -= 1
+
+    world.vendor.mood = counted
+    for one in [await begin(world, symbol=f"S{n}") for n in range(5)]:
+        assert (await ended(world, one))["state"] == "done"
+    assert most == StandInPlugin.concurrency - 1
+    assert fetched_twice(world) == []
+
+
+async def test_pieces_without_a_bar_are_kept_as_known_and_the_rest_goes_on(
+    make: Make, simulated: Sequence[Bar]
+) -> None:
+    quiet = TimeRange(START + 150 * M, START + 450 * M)
+    world = await make([one for one in simulated if not quiet.start_ms <= one[0] < quiet.end_ms])
+    told = await ended(world, await begin(world))
+    assert (told["state"], told["progress"], told["bars"]) == ("done", 1.0, 300)
+    assert await world.stored() == world.truth(0, 600)
+    asked = len(world.vendor.asked)
+    assert (await ended(world, await begin(world)))["progress"] == 1.0
+    assert await world.bars(since=START, before=START + 600 * M) == world.truth(0, 600)
+    assert len(world.vendor.asked) == asked
+
+
+async def test_pauses_after_failures_are_of_any_length_up_to_one_that_doubles(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def draw(least: float, most: float) -> float:
+        drawn.append((least, most))
+        return 0.0
+
+    monkeypatch.setattr("marketd.backfill.round.random", SimpleNamespace(uniform=draw))
+    world.vendor.moods = [status(500)] * (4 * 3)
+    told = await ended(world, await begin(world, before=START + 100 * M))
+    assert told["state"] == "done"
+    assert drawn == [(0, 0.5 * 2**attempt) for attempt in range(4)]
+
+
 async def test_what_passes_is_tried_again_until_it_has_passed(world: World) -> None:
     world.vendor.moods = [status(500)] * 9 + [cut, hanging, status(429, Retry_After="0.1")]
     told = await ended(world, await begin(world))
@@ -58,24 +122,27 @@ async def test_what_does_not_pass_ends_it_with_the_reason_and_it_can_be_taken_up
 
 
 async def test_it_goes_on_after_a_restart_and_fetches_nothing_twice(world: World) -> None:
-    world.vendor.mood = slow(0.05)
+    world.vendor.mood = only_from(START + 300 * M)
     told = await begin(world)
-    await until(world, told, lambda one: 0 < one["progress"] < 1)
-    had = len(await world.stored())
-    await world.restart()
+    await until(world, told, lambda one: one["progress"] == 0.5)
+    await world.stop()
+    world.vendor.asked.clear()
+    world.vendor.mood = well
+    await world.start()
     told = await ended(world, told)
-    assert told["state"] == "done"
-    assert told["new"] == len(world.truth(0, 600)) - had
+    assert (told["state"], told["new"]) == ("done", len(world.truth(0, 300)))
+    assert {one.span.start_ms < START + 300 * M for one in world.vendor.asked} == {True}
     assert await world.stored() == world.truth(0, 600)
 
 
 async def test_it_pauses_and_stays_paused_until_it_is_resumed(world: World) -> None:
-    world.vendor.mood = slow(0.05)
+    world.vendor.mood = only_from(START + 300 * M)
     told = await begin(world)
-    await until(world, told, lambda one: one["state"] == "running")
+    await until(world, told, lambda one: one["progress"] == 0.5)
     code, paused = await call(world, "POST", f"{PATH}/{told['id']}/pause")
     assert (code, paused["state"]) == (200, "paused")
     await world.restart()
+    world.vendor.mood = well
     asked = len(world.vendor.asked)
     assert (await call(world, "GET", f"{PATH}/{told['id']}"))[1]["state"] == "paused"
     await call(world, "POST", f"{PATH}/{told['id']}/resume")
@@ -85,9 +152,9 @@ async def test_it_pauses_and_stays_paused_until_it_is_resumed(world: World) -> N
 
 
 async def test_it_is_cancelled_and_then_forgotten_and_what_it_stored_stays(world: World) -> None:
-    world.vendor.mood = slow(0.05)
+    world.vendor.mood = only_from(START + 300 * M)
     told = await begin(world)
-    await until(world, told, lambda one: one["progress"] > 0)
+    await until(world, told, lambda one: one["progress"] == 0.5)
     code, cancelled = await call(world, "DELETE", f"{PATH}/{told['id']}")
     assert (code, cancelled["state"]) == (200, "cancelled")
     assert (await call(world, "GET"))[1]["backfills"] == [cancelled]
@@ -122,16 +189,14 @@ async def test_a_repair_goes_on_where_it_was_after_a_restart_and_tells_of_all_of
     wrong = {START + minute * M for minute in (20, 320, 570)}
     world.vendor.bars = [(*one[:5], 7.0) if one[0] in wrong else one for one in world.vendor.bars]
     answered_ms = START + 600 * M
-
-    async def so_far(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
-        return await (well if asked.span.start_ms >= answered_ms else hanging)(vendor, asked, request)
-
-    world.vendor.mood = so_far
+    world.vendor.mood = only_from(answered_ms)
     told = await begin(world, repair=True)
     for minute in (300, 100, 0):
         before_ms, answered_ms = answered_ms, START + minute * M
+        await world.stop()
+        world.vendor.mood = only_from(answered_ms)
         world.vendor.asked.clear()
-        await world.restart()
+        await world.start()
         jobs = world.daemon.storage.jobs
         while answered_ms not in [  # noqa: ASYNC110 - a store has no event
             Backfill.of(job).repaired_ms for job in await jobs(KIND)
@@ -173,7 +238,7 @@ async def test_it_waits_while_the_daemon_is_busy(world: World) -> None:
     gate = world.daemon.gate
     with ExitStack() as waiting:
         for _ in range(20):
-            waiting.enter_context(gate.request())
+            waiting.enter_context(gate.urgent())
         told = await begin(world)
         await until(world, told, lambda one: one["state"] == "running")
         assert not gate.is_open
@@ -207,6 +272,8 @@ async def test_what_is_wrong_with_one_is_said_and_nothing_begins(world: World, n
     }
     answered, body = await call(world, "POST", json=wanted | fields)
     assert (answered, body["code"]) == (code, error), body
+    if "params" in fields:
+        assert body["detail"] == "adjust is not a parameter here; vendor takes venue."
     assert (await call(world, "GET"))[1] == {"backfills": []}
 
 

@@ -6,21 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import pytest
+import redis
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from redis_server import RedisServer
 from scripted import INSTRUMENT, MINUTE, START, M
 
-from marketd.cache import MemoryCache
+from marketd.cache import BarCache, MemoryCache
+from marketd.cache.redis import RedisCache
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason, proven
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.market.stored import StoredRead, StoredReads
-from marketd.storage import StoredBars
-from marketd.storage.base import reach_of
+from marketd.metrics import Metrics
+from marketd.storage import Change, StoredBars
+from marketd.storage.base import Changed, reach_of
 from marketd.storage.sqlite import SQLiteStorage
 
 T = TypeVar("T")
@@ -65,16 +70,55 @@ def said(read: StoredBars | StoredRead, span: TimeRange, limit: int, newest: boo
     return repr(read.bars), [piece for piece in shown if not piece.is_empty]
 
 
-class Comparison(RuleBasedStateMachine):
-    """Writes and reads; each read by way of the caches is compared with one without."""
+class Elsewhere:
+    """The same store as another process sees it, which hears of changes when it comes to it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, storage: SQLiteStorage) -> None:
+        self.read = storage.read
+        self._listeners: list[Changed] = []
+        self._unheard: list[Change | None] = []
+        storage.listen(self._unheard.append)
+
+    def listen(self, changed: Changed) -> None:
+        self._listeners.append(changed)
+
+    def hear(self) -> None:
+        for changed in self._listeners:
+            for change in self._unheard:
+                changed(change)
+        self._unheard.clear()
+
+
+class Comparison(RuleBasedStateMachine):
+    """Writes and reads; each read by way of the caches is compared with one without.
+
+    With a Redis there are two nodes, and it may be emptied or restarted, or a node killed.
+    """
+
+    def __init__(self, path: Path, redis: RedisServer | None) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
+        self.redis, self.space = redis, uuid4().hex
         self.storage = SQLiteStorage(path)
+        self.elsewhere = Elsewhere(self.storage)
         self.run(self.storage.open())
+        self.caches: list[BarCache] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A new process in the place of each node."""
+        self.storage._listeners[1:] = []
+        self.elsewhere._listeners.clear()
+        stores: list[Any] = [self.storage, self.elsewhere]
+        self.nodes = [StoredReads(store, self.new_caches()) for store in stores]
+
+    def new_caches(self) -> list[BarCache]:
         # Room for a few buckets, so that some give way.
-        self.reads = StoredReads(self.storage, [MemoryCache(60_000)])
+        caches: list[BarCache] = [MemoryCache(60_000)]
+        if self.redis is not None:
+            caches.append(RedisCache(self.redis.url, self.space, Metrics()))
+        self.caches += caches
+        return caches
 
     @rule(series=st.sampled_from([SERIES, OTHER]), page=PAGES, reason=PROOFS)
     def write(self, series: Series, page: list[Bar], reason: Reason) -> None:
@@ -84,37 +128,66 @@ class Comparison(RuleBasedStateMachine):
     def prove(self, span: TimeRange, reason: Reason) -> None:
         self.run(self.storage.store(SERIES, [], [Covered(*span, reason)], at_ms=START))
 
-    @rule(read=READS)
-    def ask(self, read: tuple[Series, TimeRange, int, bool]) -> None:
-        self.run(self.compare(*read))
+    @rule(node=st.integers(0, 1), read=READS)
+    def ask(self, node: int, read: tuple[Series, TimeRange, int, bool]) -> None:
+        self.run(self.compare(node, *read))
 
     @rule(reads=st.lists(READS, min_size=1, max_size=3), page=PAGES)
     def ask_while_it_is_written(
         self, reads: list[tuple[Series, TimeRange, int, bool]], page: list[Bar]
     ) -> None:
         async def all_at_once() -> None:
-            asked = [self.reads.read(one[0], one[1], limit=one[2], newest=one[3]) for one in reads]
-            await asyncio.gather(*asked, self.store(SERIES, page, Reason.DATA), *asked_again(asked))
-
-        def asked_again(asked: list[Any]) -> list[Any]:
-            return [self.reads.read(one[0], one[1], limit=one[2], newest=one[3]) for one in reads]
+            asked = [
+                node.read(series, span, limit=limit, newest=newest)
+                for series, span, limit, newest in reads
+                for node in self.nodes
+            ]
+            half = len(asked) // 2
+            await asyncio.gather(*asked[:half], self.store(SERIES, page, Reason.DATA), *asked[half:])
 
         self.run(all_at_once())
-        for one in reads:
-            self.run(self.compare(*one))
+        for node in (0, 1):
+            self.run(self.compare(node, *reads[0]))
+
+    @precondition(lambda self: self.redis is not None)
+    @rule()
+    def empty_redis(self) -> None:
+        with redis.Redis.from_url(self.redis.url) as client:
+            client.flushall()
+
+    @precondition(lambda self: self.redis is not None)
+    @rule()
+    def restart_redis(self) -> None:
+        self.redis.stop()
+        self.redis.start()
+
+    @precondition(lambda self: self.redis is not None)
+    @rule(page=PAGES)
+    def kill_every_node_after_a_write(self, page: list[Bar]) -> None:
+        # Nobody hears of it, and nothing is removed.
+        for node in self.nodes:
+            node._caches = []
+        self.run(self.store(SERIES, page, Reason.DATA))
+        self.begin()
 
     async def store(self, series: Series, page: Sequence[Bar], reason: Reason) -> None:
         covered = Covered(page[0][0], page[-1][0] + M, reason)
         await self.storage.store(series, page, [covered], at_ms=START)
 
-    async def compare(self, series: Series, span: TimeRange, limit: int, newest: bool) -> None:
+    async def compare(
+        self, node: int, series: Series, span: TimeRange, limit: int, newest: bool
+    ) -> None:
+        self.elsewhere.hear()
         wanted = await self.storage.read(series, span, limit=limit, newest=newest)
         for _ in range(3):  # what is asked for again is kept, and then found
-            found = await self.reads.read(series, span, limit=limit, newest=newest)
+            found = await self.nodes[node].read(series, span, limit=limit, newest=newest)
             assert said(found, span, limit, newest) == said(wanted, span, limit, newest)
 
     def teardown(self) -> None:
-        self.run(self.compare(SERIES, EVER, 10_000, False))
+        for node in (0, 1):
+            self.run(self.compare(node, SERIES, EVER, 10_000, False))
+        for cache in self.caches:
+            self.run(cache.close())
         self.run(self.storage.close())
         self.runner.close()
 
@@ -122,11 +195,19 @@ class Comparison(RuleBasedStateMachine):
         return self.runner.run(work)
 
 
-def test_a_cached_read_is_the_read_without_a_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    run_state_machine_as_test(
-        lambda: Comparison(tmp_path_factory.mktemp("stored") / "bars.db"),  # type: ignore[arg-type]
-        settings=settings(max_examples=15, stateful_step_count=25, deadline=None),
-    )
+@pytest.mark.parametrize("shares", [False, True], ids=["memory", "redis"])
+def test_a_cached_read_is_the_read_without_a_cache(
+    shares: bool, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path) as server:
+        if shares:
+            server.start()
+        run_state_machine_as_test(
+            lambda: Comparison(  # type: ignore[arg-type]  # any maker of machines will do
+                tmp_path_factory.mktemp("stored") / "bars.db", server if shares else None
+            ),
+            settings=settings(max_examples=12, stateful_step_count=20, deadline=None),
+        )
 
 
 class Slow(SQLiteStorage):

@@ -73,6 +73,18 @@ async def test_a_provider_that_does_not_open_says_why_and_is_not_asked_again_at_
     assert provider.health == Health("down", "the key was refused.")
 
 
+async def test_no_more_intervals_are_asked_for_than_one_page_may_span() -> None:
+    plugin = scripted([], now_ms=START + 60 * M)
+    plugin.page_intervals = 4
+    provider = provider_of(plugin)
+    fetched = await provider.fetch("BTC/USD", MINUTE, SPAN, {})
+    assert plugin.calls == [TimeRange(START, START + 4 * M)]
+    # Nothing is said of the rest: it is to be asked for next.
+    assert fetched.end_ms == START + 4 * M
+    await provider.fetch("BTC/USD", MINUTE, TimeRange(START, START + 3 * M), {})
+    assert plugin.calls[-1] == TimeRange(START, START + 3 * M)
+
+
 async def test_a_call_that_hangs_is_a_timeout() -> None:
     plugin = scripted(BARS, now_ms=START + M)
 

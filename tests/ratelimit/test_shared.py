@@ -28,15 +28,15 @@ from marketd.domain.rate_limit import RateLimit
 from marketd.metrics import Metrics
 from marketd.ratelimit import RateLimiter, SharedAllowances
 
-async def main(url, key, for_s):
+async def main(url, key, cost, for_s):
     shared = SharedAllowances(url, Metrics())
     limiter = RateLimiter(shared.allowance(key))
-    limit = RateLimit(requests=100, per_ms=1_000, burst=4)
+    limit = RateLimit(requests=100, per_ms=1_000, burst=4 * int(cost))
     print("ready", flush=True)
     sys.stdin.readline()
     end_s, turns = time.monotonic() + float(for_s), []
     while time.monotonic() < end_s:
-        await limiter.acquire(limit, deadline_s=None)
+        await limiter.acquire(limit, int(cost), deadline_s=None)
         turns.append(time.monotonic())
     await shared.close()
     print(json.dumps(turns))
@@ -62,12 +62,15 @@ async def spend(limiter: RateLimiter, for_s: float) -> list[float]:
     return turns
 
 
-async def test_two_processes_together_use_one_allowance_and_never_more(redis_url: str) -> None:
+@pytest.mark.parametrize("cost", [1, 2])
+async def test_two_processes_together_use_one_allowance_and_never_more(
+    redis_url: str, cost: int
+) -> None:
     key = uuid4().hex
     processes = [
         await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-c", SPEND, redis_url, key, "1.0"),
+            *("-c", SPEND, redis_url, key, str(cost), "1.0"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -80,10 +83,10 @@ async def test_two_processes_together_use_one_allowance_and_never_more(redis_url
     one, other = (json.loads(output) for output, _ in outputs)
     both = sorted([*one, *other])
     # Each may begin its last wait before the end, and gets its turn after it.
-    assert 0.95 * 100 <= len(both) <= 100 + LIMIT.burst + 4
+    assert 0.95 * 100 <= cost * len(both) <= 100 + 8 * cost
     most = max(sum(start_s <= turn_s < start_s + 0.5 for turn_s in both) for start_s in both)
-    assert most <= LIMIT.burst + 50 + 1
-    assert min(len(one), len(other)) >= 10
+    assert cost * most <= 50 + 5 * cost
+    assert min(len(one), len(other)) >= 10 / cost
     with redis.Redis.from_url(redis_url) as client:
         kept = list(client.scan_iter(f"*{key}*"))
         assert len(kept) == 2
@@ -112,6 +115,20 @@ async def test_without_redis_each_keeps_to_its_share_says_so_once_and_comes_back
     told = [record.getMessage() for record in caplog.records if record.name.startswith("marketd")]
     assert [line.split()[:2] for line in told] == [["redis", "away"]] * 2 + [["redis", "back;"]] * 2
     assert PASSWORD not in caplog.text
+    for node in nodes:
+        await node.close()
+
+
+async def test_a_provider_s_word_to_wait_stops_every_process(redis_url: str) -> None:
+    nodes = [SharedAllowances(redis_url, Metrics()) for _ in range(2)]
+    key = uuid4().hex
+    told, other = (RateLimiter(node.allowance(key)) for node in nodes)
+    loop = asyncio.get_running_loop()
+    await other.acquire(LIMIT, deadline_s=None)
+    begun_s = loop.time()
+    await told.penalise(0.3)
+    await other.acquire(LIMIT, deadline_s=None)
+    assert loop.time() - begun_s >= 0.3
     for node in nodes:
         await node.close()
 

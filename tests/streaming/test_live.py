@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar
 
 from marketd.domain.bar import Bar
@@ -15,6 +17,8 @@ from marketd.domain.errors import ProviderFailed
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.storage import Storage
+from marketd.storage.base import Stored
 
 FIVE = Timeframe.parse("5m")
 HISTORY = [bar(minute) for minute in range(10)]
@@ -39,6 +43,35 @@ async def test_forming_then_closed_and_the_closed_bar_is_in_the_store_by_then(ma
     stored = await world.storage.read(world.feed.series, TimeRange(START, START + 20 * M), limit=50)
     assert stored.bars == [bar(10)]
     assert stored.coverage == [Covered(START + 10 * M, START + 11 * M, Reason.DATA)]
+
+
+async def test_a_closed_bar_that_is_not_told_yet_counts_for_the_gate_of_background_work(
+    make_world: Make, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(HISTORY, NOW)
+    gate, store, was_open = world.gate, storage.store, []
+
+    async def seen(*args: Any, **options: Any) -> Stored:
+        was_open.append(gate.is_open)
+        return await store(*args, **options)
+
+    monkeypatch.setattr(storage, "store", seen)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    with ExitStack() as others:
+        enough = 0
+        while gate.is_open:
+            others.enter_context(gate.urgent())
+            enough += 1
+    with ExitStack() as others:
+        for _ in range(enough - 1):
+            others.enter_context(gate.urgent())
+        assert gate.is_open
+        world.clock.set(START + 11 * M + 1)
+        world.says(bar(10), closed=True)
+        await client.closed(1)
+        assert was_open[-1] is False
+        assert gate.is_open
 
 
 async def test_history_and_live_join_without_a_hole_or_a_repeat(make_world: Make) -> None:

@@ -117,6 +117,17 @@ async def test_a_word_that_was_missed_is_made_up_for_with_the_next_word(cluster:
     assert await follower.client.closed(2) == [bar(10), bar(11)]
 
 
+async def test_a_node_that_is_ahead_of_the_leader_repeats_nothing(cluster: Cluster) -> None:
+    _, follower = await two(cluster)
+    cluster.bars += [bar(10), bar(11), bar(12)]
+    cluster.clock.set(START + 12 * M + 500)
+    ahead = await cluster.node()
+    await ahead.join()
+    cluster.clock.set(START + 13 * M + 1_001)
+    assert await follower.client.closed(3) == [bar(10), bar(11), bar(12)]
+    assert await ahead.client.closed(1) == [bar(12)]
+
+
 async def test_a_leader_that_was_paused_writes_nothing_and_follows(cluster: Cluster) -> None:
     leader, follower = await two(cluster)
     cluster.happens(10)

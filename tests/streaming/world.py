@@ -10,6 +10,7 @@ from typing import Any
 from listening import Sink
 from scripted import INSTRUMENT, MINUTE, StreamingPlugin, feed_of, provider_of
 
+from marketd.backfill.gate import LoadGate
 from marketd.clock import ManualClock
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
@@ -91,13 +92,20 @@ class World:
             History(storage, self.metrics), request_timeout_ms=2_000, depth_ms=30 * 86_400_000
         )
         self.supervisor = Supervisor(self.metrics)
+        self.gate = LoadGate(self.metrics)
         self.service = SubscriptionService(
             history=self.orchestrator,
             storage=storage,
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
-            workers=partial(workers, history=self.orchestrator, storage=storage, stall_ms=30_000),
+            workers=partial(
+                workers,
+                history=self.orchestrator,
+                storage=storage,
+                urgent=self.gate.urgent,
+                stall_ms=30_000,
+            ),
             ring=RING,
             most_streams=100,
         )

@@ -9,7 +9,7 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -26,6 +26,9 @@ from marketd.plugins.sim import SimPlugin
 Answer = Callable[[], Awaitable[web.StreamResponse]]
 
 _HISTORIES: dict[str, Any] = {}
+BTC = "BTC/USD"
+HOST = web.ResponseKey("HOST", str)
+DELIVERY = 1_711_699_200_000  # 2024-03-29T08:00:00Z
 MINUTE, DAY = Timeframe.parse("1m"), Timeframe.parse("1d")
 
 
@@ -80,13 +83,15 @@ class Exchange(ABC):
         while not all(socket.closed for socket in self.sockets):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
-    async def history(self, timeframe: str, since: int, before: int, limit: int) -> list[Bar]:
+    async def history(
+        self, timeframe: str, since: int, before: int, limit: int, symbol: str = BTC
+    ) -> list[Bar]:
         """The bars that the exchange has, the forming one included."""
         wanted = Timeframe.parse(timeframe)
         bases = [base for base in self._sim.timeframes if base.tiles(wanted)]
         base = max(bases, key=lambda one: one.nominal_ms)
         many = limit * (wanted.nominal_ms // base.nominal_ms)
-        bars = await self._sim.fetch_ohlcv("BTC/USD", base, wanted.ceil(since), before, many, {})
+        bars = await self._sim.fetch_ohlcv(symbol, base, wanted.ceil(since), before, many, {})
         return list(bars) if base == wanted else resample(bars, wanted)[:limit]
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -100,6 +105,7 @@ class Exchange(ABC):
     async def _converse(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
+        socket[HOST] = request.path.split("/")[1]
         self.sockets.append(socket)
         async for message in socket:
             if message.type == WSMsgType.TEXT:
@@ -118,8 +124,8 @@ class Exchange(ABC):
 
         self._pushing.append(asyncio.create_task(pushing()))
 
-    async def trades(self) -> AsyncIterator[Tick]:
-        async for batch in self._sim.stream_ticks("BTC/USD"):
+    async def trades(self, symbol: str = BTC) -> AsyncIterator[Tick]:
+        async for batch in self._sim.stream_ticks(symbol):
             for tick in batch:
                 yield tick
 
@@ -133,8 +139,14 @@ class Exchange(ABC):
 
 
 class Binance(Exchange):
-    """Gives the first bars from a time on, at most a thousand; streams tell when a bar is closed."""
+    """Gives the first bars from a time on, at most a thousand; streams tell when a bar is closed.
 
+    Its contracts have addresses of their own, where a perpetual is called like the pair.
+    """
+
+    # The simulated symbols that its pair and its contracts are.
+    spot: ClassVar[Mapping[str, str]] = {"BTCUSDT": BTC}
+    contracts: ClassVar[Mapping[str, str]] = {"BTCUSDT": "ETH/USD", "BTCUSDT_240329": "SOL/USD"}
     hollow: ClassVar[Any] = [[None] * 12]
 
     async def rest(self, path: str, request: web.Request) -> web.StreamResponse:
@@ -143,7 +155,14 @@ class Binance(Exchange):
             case "api/v3/exchangeInfo":
                 return web.json_response(self._listing())
             case "api/v3/klines":
-                return await self._klines(query)
+                return await self._klines(query, self.spot)
+            case "fapi/v1/exchangeInfo":
+                listed = [self._contract("BTCUSDT"), self._contract("BTCUSDT_240329", DELIVERY)]
+                return web.json_response(self._listing() | {"symbols": listed})
+            case "dapi/v1/exchangeInfo":
+                return web.json_response(self._listing() | {"symbols": []})
+            case "fapi/v1/klines":
+                return await self._klines(query, self.contracts)
             case "sapi/v1/margin/allPairs" | "sapi/v1/margin/isolated/allPairs":
                 return web.json_response([])
             case "api/v3/account" | "sapi/v1/capital/config/getall":
@@ -158,17 +177,23 @@ class Binance(Exchange):
             return
         await socket.send_json({"result": None, "id": message["id"]})
         for stream in message["params"]:
-            pair, _, channel = stream.partition("@")
-            assert pair == "btcusdt"
-            kind, _, timeframe = channel.partition("_")
-            told = self._kline_messages(timeframe) if kind == "kline" else self._trade_messages()
+            pair, _, channel = stream.upper().partition("@")
+            symbol = (self.spot if socket[HOST].startswith("stream.") else self.contracts)[pair]
+            kind, _, _ = channel.partition("_")
+            timeframe = stream.rpartition("_")[2]
+            told = (
+                self._kline_messages(pair, symbol, timeframe)
+                if kind == "KLINE"
+                else self._trade_messages(pair, symbol)
+            )
             self.push(socket, told)
             self.subscribed.put_nowait(stream)
 
-    async def _klines(self, query: Any) -> web.StreamResponse:
+    async def _klines(self, query: Any, symbols: Mapping[str, str]) -> web.StreamResponse:
         since, before = int(query.get("startTime", 0)), int(query.get("endTime", 2**52)) + 1
         limit = min(int(query.get("limit", 500)), 1_000)
-        bars = await self.history(query["interval"], since, before, limit)
+        symbol = symbols[query["symbol"]]
+        bars = await self.history(query["interval"], since, before, limit, symbol)
         timeframe = Timeframe.parse(query["interval"])
         zero = "0.00000000"
         rows = [
@@ -177,21 +202,19 @@ class Binance(Exchange):
         ]
         return web.json_response(rows)
 
-    async def _kline_messages(self, timeframe: str) -> AsyncIterator[Any]:
-        async for (t_ms, *values), closed in self._sim.stream_bars(
-            "BTC/USD", Timeframe.parse(timeframe)
-        ):
+    async def _kline_messages(self, pair: str, symbol: str, timeframe: str) -> AsyncIterator[Any]:
+        async for (t_ms, *values), closed in self._sim.stream_bars(symbol, Timeframe.parse(timeframe)):
             named = dict(zip("ohlcv", map(repr, values), strict=True))
             end_ms = Timeframe.parse(timeframe).end(t_ms) - 1
-            kline = {"t": t_ms, "T": end_ms, "s": "BTCUSDT", "i": timeframe, "x": closed, **named}
-            yield {"e": "kline", "E": self._clock.now_ms(), "s": "BTCUSDT", "k": kline}
+            kline = {"t": t_ms, "T": end_ms, "s": pair, "i": timeframe, "x": closed, **named}
+            yield {"e": "kline", "E": self._clock.now_ms(), "s": pair, "k": kline}
 
-    async def _trade_messages(self) -> AsyncIterator[Any]:
-        async for t_ms, price, size, side, trade_id in self.trades():
+    async def _trade_messages(self, pair: str, symbol: str) -> AsyncIterator[Any]:
+        async for t_ms, price, size, side, trade_id in self.trades(symbol):
             yield {
                 "e": "trade",
                 "E": t_ms,
-                "s": "BTCUSDT",
+                "s": pair,
                 "t": trade_id,
                 "p": repr(price),
                 "q": repr(size),
@@ -214,6 +237,24 @@ class Binance(Exchange):
             "filters": [{"filterType": "PRICE_FILTER", "tickSize": "0.01000000"}],
         }
         return {"timezone": "UTC", "rateLimits": [], "exchangeFilters": [], "symbols": [pair]}
+
+    def _contract(self, name: str, delivery_ms: int = 4_133_404_800_000) -> dict[str, Any]:
+        return {
+            "symbol": name,
+            "pair": "BTCUSDT",
+            "contractType": "PERPETUAL" if name == "BTCUSDT" else "CURRENT_QUARTER",
+            "deliveryDate": delivery_ms,
+            "onboardDate": 1_569_398_400_000,
+            "status": "TRADING",
+            "baseAsset": "BTC",
+            "quoteAsset": "USDT",
+            "marginAsset": "USDT",
+            "pricePrecision": 2,
+            "quantityPrecision": 3,
+            "baseAssetPrecision": 8,
+            "quotePrecision": 8,
+            "filters": [{"filterType": "PRICE_FILTER", "tickSize": "0.10"}],
+        }
 
 
 class Kraken(Exchange):
