@@ -24,9 +24,10 @@ from marketd.cli import main
 from marketd.control.address import socket_beside
 from marketd.control.client import connected
 from marketd.control.server import ControlServer
+from marketd.domain import packing
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import MAX_MS
-from marketd.storage.sqlite import SQLiteStorage, packing
+from marketd.storage.sqlite import SQLiteStorage
 from marketd.storage.sqlite.profile import STATEMENTS
 
 NAMES = ("--market", "crypto", "--provider", "sim", "--symbol", "BTC/USD", "--timeframe", "1m")

@@ -53,7 +53,7 @@ class TestProblems:
             ("[provider.sim]", "provider: unknown; did you mean providers?"),
             (
                 "[frob]",
-                "frob: unknown, wanted one of server, storage, redis, upstream, history, stream, log, ",
+                "frob: unknown, wanted one of server, storage, redis, cache, ",
             ),
             ("server = 1", "server: saw no table, wanted [server]."),
             ("[[server]]", "server: saw no table, wanted [server]."),

@@ -12,20 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
+from marketd.domain import packing
 from marketd.domain.bar import Bar, select
 from marketd.domain.instrument import Series
-from marketd.domain.resample import FloatArray
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 
 # How many intervals of its timeframe a bucket is long.
 BUCKET_BARS = 240
-# One NaN of the many that there are stands for None; NaN itself is always written as the ordinary one.
-_NONE = np.uint64(0x7FF8_0000_4E6F_6E65)
-_COLUMNS = 6
-_HEAD = struct.Struct("<HI")  # how many ranges, how many bars
+_HEAD = struct.Struct("<H")  # how many ranges
 _RANGE = struct.Struct("<qq")
 # About what Python needs for a bucket beside its bars.
 _OVERHEAD = 600
@@ -59,11 +54,11 @@ def _length_ms(timeframe: Timeframe) -> int:
     return timeframe.nominal_ms * BUCKET_BARS
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Bucket:
-    """Every bar there is in the ranges `proven`, and no other: a column of `table` for each."""
+    """Every bar there is in the ranges `proven`, packed, and no other."""
 
-    table: FloatArray
+    packed: bytes
     proven: Sequence[TimeRange]
 
     @staticmethod
@@ -72,51 +67,25 @@ class Bucket:
         kept = [
             bar for piece in proven for bar in select(bars, since=piece.start_ms, before=piece.end_ms)
         ]
-        rows = np.array(kept, dtype=np.float64).reshape(-1, _COLUMNS)
-        odd = np.isnan(rows)
-        if odd.any():
-            rows[odd] = np.nan
-            for row, column in np.argwhere(odd).tolist():
-                if kept[row][column] is None:
-                    rows.view(np.uint64)[row, column] = _NONE
-        return Bucket(np.ascontiguousarray(rows.T), tuple(proven))
+        return Bucket(packing.pack(kept), tuple(proven))
 
     @property
     def size(self) -> int:
         """How much memory it takes, in bytes."""
-        return self.table.nbytes + _OVERHEAD
-
-    def part(self, span: TimeRange) -> FloatArray:
-        """The columns of the bars that open in `span`."""
-        start, stop = np.searchsorted(self.table[0], span).tolist()
-        return self.table[:, start:stop]
+        return len(self.packed) + _OVERHEAD
 
     def to_bytes(self) -> bytes:
         """The same as bytes."""
-        head = _HEAD.pack(len(self.proven), self.table.shape[1])
         ranges = b"".join(_RANGE.pack(*piece) for piece in self.proven)
-        return b"".join((head, ranges, self.table.tobytes()))
+        return b"".join((_HEAD.pack(len(self.proven)), ranges, self.packed))
 
     @staticmethod
     def from_bytes(encoded: bytes) -> Bucket:
         """What `to_bytes` gave; ValueError for anything else."""
-        ranges, bars = _HEAD.unpack_from(encoded) if len(encoded) >= _HEAD.size else (0, 0)
+        ranges = _HEAD.unpack_from(encoded)[0] if len(encoded) >= _HEAD.size else 0
         offset = _HEAD.size + ranges * _RANGE.size
-        if len(encoded) != offset + bars * _COLUMNS * 8:
+        packed = encoded[offset:]
+        if len(encoded) < offset or len(packed) % packing.SIZE:
             raise ValueError("no bucket")
         proven = [TimeRange(*one) for one in _RANGE.iter_unpack(encoded[_HEAD.size : offset])]
-        table = np.frombuffer(encoded, dtype=np.float64, offset=offset).reshape(_COLUMNS, bars)
-        return Bucket(table, proven)
-
-
-def bars_of(parts: Sequence[FloatArray]) -> list[Bar]:
-    """The bars of parts of buckets, one after the other."""
-    if not parts:
-        return []
-    t, *values = np.concatenate(parts, axis=1)
-    columns = [column.tolist() for column in values]
-    for column, plain in zip(values, columns, strict=True):
-        if np.isnan(column).any():
-            for index in np.flatnonzero(column.view(np.uint64) == _NONE).tolist():
-                plain[index] = None
-    return list(zip(t.astype(np.int64).tolist(), *columns, strict=True))
+        return Bucket(packed, tuple(proven))

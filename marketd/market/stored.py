@@ -8,11 +8,11 @@ from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
 from marketd.cache import BarCache, Bucket, BucketKey, Claim
-from marketd.cache.bucket import BUCKET_BARS, bars_of, buckets_in
+from marketd.cache.bucket import BUCKET_BARS, buckets_in
+from marketd.domain import packing
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason, proven
 from marketd.domain.instrument import Series
-from marketd.domain.resample import FloatArray
 from marketd.domain.timerange import TimeRange, subtract
 from marketd.storage import Change, Storage
 
@@ -67,7 +67,7 @@ class StoredReads:
         if not self._caches or span.is_empty or not limit:
             return await self._from_storage(series, span, limit, newest)
         changes = self._changes
-        parts: list[FloatArray | list[Bar]] = []
+        parts: list[bytes | list[Bar]] = []
         coverage: list[Covered] = []
         sources: Counter[str] = Counter()
         missing, left = limit, span
@@ -81,12 +81,14 @@ class StoredReads:
                     missing -= len(stored.bars)
                     sources[STORAGE] += len(stored.bars)
                 else:
-                    table = piece.bucket.part(piece.span)
-                    table = table[:, -missing:] if newest else table[:, :missing]
+                    packed = packing.cut(piece.bucket.packed, piece.span)
+                    most = missing * packing.SIZE
+                    packed = packed[-most:] if newest else packed[:most]
+                    count = len(packed) // packing.SIZE
                     coverage.append(Covered(*piece.span, Reason.DATA))
-                    parts.append(table)
-                    missing -= table.shape[1]
-                    sources[piece.source] += table.shape[1]
+                    parts.append(packed)
+                    missing -= count
+                    sources[piece.source] += count
                 if missing <= 0:
                     break
             left = (
@@ -190,15 +192,9 @@ def _span(piece: _Piece) -> TimeRange:
     return piece.span
 
 
-def _joined(parts: Iterable[FloatArray | list[Bar]]) -> list[Bar]:
-    """The bars of all parts, one after the other."""
+def _joined(parts: Iterable[bytes | list[Bar]]) -> list[Bar]:
+    """The bars of all parts, packed or not, one after the other."""
     bars: list[Bar] = []
-    encoded: list[FloatArray] = []
     for part in parts:
-        if isinstance(part, list):
-            bars += bars_of(encoded)
-            encoded.clear()
-            bars += part
-        else:
-            encoded.append(part)
-    return bars + bars_of(encoded)
+        bars += packing.unpack(part) if isinstance(part, bytes) else part
+    return bars

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scripted import INSTRUMENT, MINUTE, START, M
 
 from marketd.cache import Bucket, bucket_of
-from marketd.cache.bucket import bars_of, buckets_in
+from marketd.cache.bucket import buckets_in
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
+from marketd.domain.packing import cut, unpack
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge
 
@@ -39,7 +40,7 @@ def test_what_is_proven_comes_back_to_the_last_bit(
     ]
     for one in (bucket, Bucket.from_bytes(bucket.to_bytes())):
         # repr, since NaN is equal to nothing and -0.0 to 0.0.
-        assert repr(bars_of([one.part(span)])) == repr(wanted)
+        assert repr(unpack(cut(one.packed, span))) == repr(wanted)
         assert list(one.proven) == proven
         assert one.size == bucket.size >= 48 * len(wanted)
 

@@ -16,9 +16,9 @@ from redis_server import PASSWORD, RedisServer
 from scripted import INSTRUMENT, MINUTE, START, bar
 
 from marketd.cache import Bucket, BucketKey, bucket_of
-from marketd.cache.bucket import bars_of
 from marketd.cache.redis import RedisCache
 from marketd.domain.instrument import Series
+from marketd.domain.packing import unpack
 from marketd.metrics import Metrics
 
 SERIES = Series(INSTRUMENT, MINUTE)
@@ -46,7 +46,7 @@ async def change(node: RedisCache) -> None:
 async def close_at(node: RedisCache, key: BucketKey = KEY) -> object:
     """The closing price that a node finds; None if it finds nothing."""
     found = await node.find([key])
-    return bars_of([found[key].table])[0][4] if found else None
+    return unpack(found[key].packed)[0][4] if found else None
 
 
 @pytest.fixture

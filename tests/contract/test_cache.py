@@ -10,9 +10,9 @@ from pages import page
 from scripted import INSTRUMENT, MINUTE, START, M
 
 from marketd.cache import BarCache, Bucket, BucketKey, MemoryCache, bucket_of
-from marketd.cache.bucket import bars_of
 from marketd.cache.redis import RedisCache
 from marketd.domain.instrument import Instrument, Series
+from marketd.domain.packing import unpack
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
 
@@ -52,7 +52,7 @@ async def put(cache: BarCache, *keys: BucketKey, close: float = 100.0) -> None:
 
 async def closes(cache: BarCache, *keys: BucketKey) -> dict[BucketKey, object]:
     found = await cache.find(keys)
-    return {key: bars_of([one.table])[0][4] for key, one in found.items()}
+    return {key: unpack(one.packed)[0][4] for key, one in found.items()}
 
 
 async def test_what_is_kept_is_found_as_it_was(cache: BarCache) -> None:

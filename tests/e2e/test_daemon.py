@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import websockets
 
-from marketd.storage.sqlite.packing import unpack
+from marketd.domain.packing import unpack
 
 Launch = Callable[..., Any]
 

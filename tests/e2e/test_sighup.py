@@ -47,7 +47,9 @@ async def test_only_what_has_changed_is_set_up_anew_and_nobody_else_notices(laun
             assert message["type"] not in ("status", "gap", "error"), message
             if message["type"] == "bar" and message["closed"]:
                 times.append(message["bar"][0])
-        assert times == list(range(times[0], times[0] + 3_000, 1_000))
+        window = {"timeframe": "1s", "since": times[0], "before": times[-1] + 1}
+        stored = await daemon.get("/api/v1/ohlcv", provider="sim", **NAMES | window)
+        assert times == [bar[0] for bar in stored["bars"]]
         daemon.configure(SIM + OTHER.format('"many"'))
         refused = await daemon.logged("configuration refused")
         assert "providers.other.seed: Not a valid integer" in refused

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import INSTRUMENT, MINUTE, START, M, bar
 
+from marketd.domain import packing
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.sqlite import bars, packing
+from marketd.storage.sqlite import bars
 from marketd.storage.sqlite.names import SeriesIds
 from marketd.storage.sqlite.schema import migrate
 

@@ -11,13 +11,14 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from marketd.domain import packing
 from marketd.domain.bar import Bar, open_time, same_bar
 from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.storage.base import Revision, Stored, StoredBars, reach_of
-from marketd.storage.sqlite import coverage, packing, rolled
+from marketd.storage.sqlite import coverage, rolled
 from marketd.storage.sqlite.names import SeriesIds
 
 # Reading a page of 1,000 takes some five rows then, and a new bar writes about 6 KB.

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from marketd.domain import packing
 from marketd.domain.coverage import Reason
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.storage.base import Checkup
 from marketd.storage.soundness import SERIES, TRADES, Content, Counts, doubts, schema_facts
-from marketd.storage.sqlite import packing
 from marketd.storage.sqlite.bars import block_ms
 from marketd.storage.sqlite.schema import MIGRATIONS
 from marketd.storage.sqlite.upkeep import reading

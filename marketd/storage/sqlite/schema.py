@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+from marketd.domain import packing
 from marketd.domain.bar import Bar, open_time
 from marketd.domain.errors import StorageFailed
 from marketd.domain.timeframe import Timeframe
-from marketd.storage.sqlite import packing
 from marketd.storage.sqlite.bars import block_ms
 from marketd.storage.sqlite.values import decoded
 
