@@ -228,7 +228,7 @@ async def test_writes_and_reads_go_on_during_a_backup_which_is_of_one_instant(
     backing_up = asyncio.create_task(storage.back_up(target, replace=False))
     written = 0
     while not backing_up.done():
-        await storage.store(SERIES, [bar(written)], PROVEN, at_ms=START)
+        await storage.store(SERIES, [bar(written)], [], at_ms=START)
         written += 1
         assert len((await storage.read(SERIES, EVER, limit=written + 1)).bars) == written
     await backing_up
