@@ -100,11 +100,11 @@ async def test_a_year_of_bitfinex_minutes(launch: Launch, recordings: Path) -> N
     served = await whole(daemon, "BTC/USD", "1m")
     assert served == rows
     assert holes(served, 60_000) == (12_873, 9_955)
-    for timeframe, bucket in BUCKETS.items():
-        found, wanted = await whole(daemon, "BTC/USD", timeframe), summed(rows, bucket)
+    for timeframe in ("1h", "1M"):
+        found, wanted = await whole(daemon, "BTC/USD", timeframe), summed(rows, BUCKETS[timeframe])
         assert [tuple(bar[1:5]) for bar in found] == [one[:4] for one in wanted], timeframe
         assert [bar[5] for bar in found] == pytest.approx([one[4] for one in wanted], rel=1e-9)
-    # Ten timeframes later the provider has sent each bar once.
+    # Two timeframes later the provider has sent each bar once.
     assert await daemon.metric("marketd_bars_stored_total") == len(rows)
 
     await daemon.kill()
