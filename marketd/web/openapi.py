@@ -11,7 +11,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
 from marketd import __version__
-from marketd.web import schemas
+from marketd.web import answers
 
 _PROBLEMS = "A problem: the status and its code say which."
 
@@ -88,7 +88,7 @@ def _responses(described: dict[str, Any], produces: str, *others: str) -> dict[s
         responses["200"] = {"description": "The document.", "content": {produces: {}}}
     responses["default"] = {
         "description": _PROBLEMS,
-        "content": {"application/problem+json": {"schema": schemas.ProblemOut}},
+        "content": {"application/problem+json": {"schema": answers.ProblemOut}},
     }
     return responses
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.encoding import to_json
 from marketd.market.aggregates import Wanted
-from marketd.web import schemas
+from marketd.web import answers, schemas
 from marketd.web.keys import AGGREGATES
 from marketd.web.validation import BODY, operation
 
@@ -17,7 +17,7 @@ from marketd.web.validation import BODY, operation
     "Bring aggregates up to date",
     query=schemas.NoQuery,
     body=schemas.RefreshBody,
-    answers={200: (schemas.RefreshOut, "They are, unless there was no time for all.")},
+    answers={200: (answers.RefreshOut, "They are, unless there was no time for all.")},
     description="Computes now the coarse bars that the store keeps, of the stored series that are "
     "named; without a body, of all. No answer is wrong without it: what is out of date is never "
     "read. If `complete` is false there was no time for all, and the same request goes on.",

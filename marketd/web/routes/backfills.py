@@ -10,7 +10,7 @@ from marketd.backfill.job import Backfill, Wanted
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import TimeRange
 from marketd.encoding import to_json
-from marketd.web import schemas
+from marketd.web import answers, schemas
 from marketd.web.keys import BACKFILLS, MARKET
 from marketd.web.validation import BODY, operation
 
@@ -19,7 +19,7 @@ from marketd.web.validation import BODY, operation
     "backfill",
     "Backfills",
     query=schemas.NoQuery,
-    answers={200: (schemas.BackfillsOut, "Every backfill, the oldest first.")},
+    answers={200: (answers.BackfillsOut, "Every backfill, the oldest first.")},
 )
 async def get_backfills(request: web.Request) -> web.Response:
     return _json({"backfills": [_told(one) for one in request.app[BACKFILLS].all()]})
@@ -30,7 +30,7 @@ async def get_backfills(request: web.Request) -> web.Response:
     "Begin a backfill",
     query=schemas.NoQuery,
     body=schemas.BackfillIn,
-    answers={201: (schemas.BackfillOut, "It has begun, and goes on after a restart.")},
+    answers={201: (answers.BackfillOut, "It has begun, and goes on after a restart.")},
     description="Fetches what is not known of the history of a series, the newest first, with what "
     "requests leave of the provider's rate limit. It is the base timeframe, which `timeframe` is made "
     "of, that is fetched.",
@@ -55,7 +55,7 @@ async def post_backfill(request: web.Request) -> web.Response:
     "backfill",
     "One backfill",
     query=schemas.NoQuery,
-    answers={200: (schemas.BackfillOut, "How it stands.")},
+    answers={200: (answers.BackfillOut, "How it stands.")},
 )
 async def get_backfill(request: web.Request) -> web.Response:
     return _json(_told(request.app[BACKFILLS].get(request.match_info["id"])))
@@ -65,7 +65,7 @@ async def get_backfill(request: web.Request) -> web.Response:
     "backfill",
     "End a backfill",
     query=schemas.NoQuery,
-    answers={200: (schemas.BackfillOut, "How it stood in the end.")},
+    answers={200: (answers.BackfillOut, "How it stood in the end.")},
     description="Cancels one that has not ended, and forgets one that has. What it has stored stays. "
     "One that the configuration keeps can only be paused.",
 )
@@ -77,7 +77,7 @@ async def delete_backfill(request: web.Request) -> web.Response:
     "backfill",
     "Pause a backfill",
     query=schemas.NoQuery,
-    answers={200: (schemas.BackfillOut, "It is paused, also after a restart.")},
+    answers={200: (answers.BackfillOut, "It is paused, also after a restart.")},
 )
 async def pause_backfill(request: web.Request) -> web.Response:
     return _json(_told(await request.app[BACKFILLS].pause(request.match_info["id"])))
@@ -87,7 +87,7 @@ async def pause_backfill(request: web.Request) -> web.Response:
     "backfill",
     "Resume a backfill",
     query=schemas.NoQuery,
-    answers={200: (schemas.BackfillOut, "It goes on.")},
+    answers={200: (answers.BackfillOut, "It goes on.")},
     description="One that is paused, or that failed or was cancelled, goes on with what is missing.",
 )
 async def resume_backfill(request: web.Request) -> web.Response:

@@ -11,7 +11,7 @@ from marketd.domain.instrument import Instrument
 from marketd.encoding import to_json
 from marketd.market.service import SeriesName, Window
 from marketd.plugins.provider import Provider
-from marketd.web import schemas
+from marketd.web import answers, schemas
 from marketd.web.formats import ARROW, CSV, JSON, Answer, TicksAnswer, chosen, gaps_out, respond
 from marketd.web.json_schema import json_schema
 from marketd.web.keys import MARKET, SUBSCRIPTIONS, TAPES
@@ -23,7 +23,7 @@ from marketd.web.validation import QUERY, operation
     "market",
     "Markets and who serves them",
     query=schemas.NoQuery,
-    answers={200: (schemas.MarketsOut, "Every market, in order.")},
+    answers={200: (answers.MarketsOut, "Every market, in order.")},
 )
 async def get_markets(request: web.Request) -> web.Response:
     markets = request.app[MARKET].markets()
@@ -34,7 +34,7 @@ async def get_markets(request: web.Request) -> web.Response:
     "market",
     "Providers, what they can and how they are",
     query=schemas.ProvidersQuery,
-    answers={200: (schemas.ProvidersOut, "The providers of the configuration.")},
+    answers={200: (answers.ProvidersOut, "The providers of the configuration.")},
     description="Some find out what they have when they open, which the first use does: of one that is "
     "`idle` it may be unknown. `schemas` say what may be configured and asked, never what was.",
 )
@@ -51,7 +51,7 @@ async def get_providers(request: web.Request) -> web.Response:
     "market",
     "Symbols of a provider",
     query=schemas.SymbolsQuery,
-    answers={200: (schemas.SymbolsOut, "Symbols in the order of their names.")},
+    answers={200: (answers.SymbolsOut, "Symbols in the order of their names.")},
 )
 async def get_symbols(request: web.Request) -> web.Response:
     query = request[QUERY]
@@ -81,7 +81,7 @@ async def get_symbols(request: web.Request) -> web.Response:
     "bars",
     "Bars of a series",
     query=schemas.OhlcvQuery,
-    answers={200: (schemas.OhlcvOut, "Bars, ascending by time.")},
+    answers={200: (answers.OhlcvOut, "Bars, ascending by time.")},
     description="The first bars from `since`, or the last ones before `before`. A bar whose interval "
     "has not ended is the newest and still changes. What could not be had is listed in `gaps`, and "
     "`complete` is false then; an interval without a bar outside the gaps had no trade. "
@@ -105,7 +105,7 @@ async def get_ohlcv(request: web.Request) -> web.Response:
     "ticks",
     "Trades of an instrument",
     query=schemas.TicksQuery,
-    answers={200: (schemas.TicksOut, "Trades, ascending by time.")},
+    answers={200: (answers.TicksOut, "Trades, ascending by time.")},
     description="The first trades from `since`, or the last ones before `before`: the stored ones, and "
     "what the provider's own history has, if it has one. What was neither followed nor fetched is "
     "listed in `gaps`, and `complete` is false then. A trade is time, price, size, the taker's side and "
@@ -127,7 +127,7 @@ async def get_ticks(request: web.Request) -> web.Response:
     "bars",
     "What is not known of a series",
     query=schemas.GapsQuery,
-    answers={200: (schemas.GapsOut, "Gaps, ascending by time.")},
+    answers={200: (answers.GapsOut, "Gaps, ascending by time.")},
     description="The ranges without a proof, each with its reason. Asks no provider.",
 )
 async def get_gaps(request: web.Request) -> web.Response:

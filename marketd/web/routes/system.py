@@ -6,7 +6,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from marketd.encoding import to_json
-from marketd.web import schemas
+from marketd.web import answers, schemas
 from marketd.web.keys import DOCS_PAGE, LOADER, METRICS, OPENAPI, READINESS
 from marketd.web.validation import operation, takes
 
@@ -15,7 +15,7 @@ from marketd.web.validation import operation, takes
     "system",
     "Whether the process lives",
     query=schemas.NoQuery,
-    answers={200: (schemas.StateOut, "It does.")},
+    answers={200: (answers.StateOut, "It does.")},
 )
 async def get_healthz(request: web.Request) -> web.Response:
     return web.Response(body=to_json({"status": "ok"}), content_type="application/json")
@@ -25,7 +25,7 @@ async def get_healthz(request: web.Request) -> web.Response:
     "system",
     "Whether the daemon can answer",
     query=schemas.NoQuery,
-    answers={200: (schemas.ReadyOut, "It can."), 503: (schemas.ReadyOut, "Not yet, or not any more.")},
+    answers={200: (answers.ReadyOut, "It can."), 503: (answers.ReadyOut, "Not yet, or not any more.")},
     description="Ready means that the store is open and takes writes, and the plugins are loaded. "
     "`message` says why not; what is stored is served all the same. A plugin or provider that failed is "
     "listed and does not make the daemon unready; nor does a Redis that is away, while which `nodes` is "
