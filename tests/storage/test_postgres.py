@@ -211,6 +211,7 @@ async def test_a_node_that_stops_in_the_middle_of_a_write_holds_up_the_next_lead
         async with stopped._work("written") as connection:
             await connection.execute("BEGIN; SELECT * FROM series FOR NO KEY UPDATE")
             assert await asyncio.wait_for(other.lead(SERIES), 6) > fence
+            connection.terminate()  # the server has ended it, which may not have been heard of yet
 
 
 # A server that goes away
