@@ -69,11 +69,10 @@ async def test_bars_are_made_of_so_many_trades_or_so_much_volume(api: Api) -> No
         assert page["bars"] == list(map(list, made))
         newest = await api.ohlcv("DOGE/BTC", frame, before=made[-1][0], limit=2)
         assert newest["bars"] == page["bars"][-3:-1]
-    query = doge | {"timeframe": "50t", "since": START, "limit": 2}
+    query = doge | {"timeframe": "50t", "since": midnight, "limit": 2}
     answer = await api.get("/api/v1/ohlcv", **query)
-    async with api.session.get(
-        "/api/v1/ohlcv", params=query, headers={"Accept": "text/csv"}
-    ) as response:
+    headers = {"Accept": "text/csv"}
+    async with api.session.get("/api/v1/ohlcv", params=query, headers=headers) as response:
         rows = (await response.text()).splitlines()[1:]
         assert response.headers["Marketd-Next-Page-Token"] == answer["next_page_token"]
     assert [float(row.split(",")[4]) for row in rows] == [bar[4] for bar in answer["bars"]]
