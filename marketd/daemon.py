@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import Counter
@@ -44,6 +45,7 @@ from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bars import TickBarService
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
@@ -216,24 +218,20 @@ class Daemon:
             "request_timeout_ms": config.server.request_timeout,
             "keep_ms": config.ticks.keep,
         }
+        tick_bar_pages = TickBarPages(tapes, **reading)
         market = MarketService(
-            self.loader,
-            orchestrator,
-            TickPages(tapes, **reading),
-            TickBarPages(tapes, **reading),
-            storage,
+            self.loader, orchestrator, TickPages(tapes, **reading), tick_bar_pages, storage
         )
-        followed_tapes = TapeService(
-            tapes=tapes,
-            bars=market,
-            supervisor=supervisor,
-            metrics=self.metrics,
-            linger_ms=config.stream.linger,
-            stall_ms=config.stream.stall,
-            ring=config.stream.ring,
-            most_streams=config.stream.max_streams,
-            request_timeout_ms=config.server.request_timeout,
-        )
+        following: dict[str, Any] = {
+            "supervisor": supervisor,
+            "metrics": self.metrics,
+            "linger_ms": config.stream.linger,
+            "ring": config.stream.ring,
+            "most_streams": config.stream.max_streams,
+            "request_timeout_ms": config.server.request_timeout,
+        }
+        followed_tapes = TapeService(tapes=tapes, bars=market, stall_ms=config.stream.stall, **following)
+        tick_bars = TickBarService(tapes=followed_tapes, past=tick_bar_pages, **following)
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -254,6 +252,7 @@ class Daemon:
             loader=self.loader,
             subscriptions=subscriptions,
             tapes=followed_tapes,
+            tick_bars=tick_bars,
             metrics=self.metrics,
             readiness=self,
             answers=answers,

@@ -25,9 +25,9 @@ from marketd.streaming.stream import Stream
 from marketd.streaming.subscription import Subscription
 from marketd.supervisor import Supervisor
 
+# How many bars of history are sent at once.
+_PAGE = 2_000
 _RETRY_S = 2.0
-# How many messages of a replay are sent at once.
-_AT_ONCE = 100
 
 
 class Worker(Protocol):
@@ -97,8 +97,8 @@ class SubscriptionService:
         self._ring_size = ring
         self._most_streams = most_streams
         self._count = 0
-        self._broadcast = BroadcastManager(metrics)
-        self._pages = Pages(history)
+        self._broadcast = BroadcastManager[Series](metrics)
+        self._pages = Pages(history, _PAGE)
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
 
@@ -110,7 +110,9 @@ class SubscriptionService:
                 f"All clients together may follow {self._most_streams} streams (max_streams)."
             )
 
-    def subscribe(self, feed: Feed, subscription: Subscription, resume: Cursor | None = None) -> Joined:
+    def subscribe(
+        self, feed: Feed, subscription: Subscription[Series], resume: Cursor | None = None
+    ) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
         upstream = self._upstreams.get(feed.series) or self._follow(feed)
         series = subscription.series
@@ -123,7 +125,7 @@ class SubscriptionService:
             subscription.deliver(message)
         return Joined(stream.cursor, None if resume is None else stream.ring.replay(resume))
 
-    def unsubscribe(self, feed: Feed, subscription: Subscription) -> None:
+    def unsubscribe(self, feed: Feed, subscription: Subscription[Series]) -> None:
         """Removes a subscription; a stream without another ends after the linger time."""
         if self._broadcast.remove(subscription):
             upstream = self._upstreams[feed.series]
@@ -131,37 +133,17 @@ class SubscriptionService:
             loop = asyncio.get_running_loop()
             stream.ending = loop.call_later(self._linger_s, self._end, upstream, stream)
 
-    async def catch_up(self, feed: Feed, subscription: Subscription, since: int, until: Cursor) -> bool:
-        """Sends the closed bars of `[since, until.next_ms)` as snapshots.
-
-        A history that cannot be had is told as a gap; the answer says whether all of it was sent.
-        """
-        complete = True
-        while True:
-            page = await self._pages.page(feed, subscription.series, since, until)
-            await subscription.send(page.messages)
-            complete = complete and page.is_complete
-            since = page.end_ms
-            if since >= until.next_ms:
-                return complete
+    async def catch_up(
+        self, feed: Feed, subscription: Subscription[Series], since: int, joined: Joined
+    ) -> bool:
+        """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
+        return await self._pages.send(feed, subscription, since, joined.cursor)
 
     async def resume(
-        self, feed: Feed, subscription: Subscription, cursor: Cursor, joined: Joined
+        self, feed: Feed, subscription: Subscription[Series], cursor: Cursor, joined: Joined
     ) -> bool:
-        """Sends what a client has missed since `cursor`; False if it may lack something even so."""
-        if joined.replay is None:
-            # Every closed bar is in the store, but not which of those before were revised since.
-            await self.catch_up(feed, subscription, cursor.next_ms, joined.cursor)
-            return False
-        whole_ms, messages = joined.replay
-        complete = True
-        if cursor.next_ms < whole_ms:
-            # It left in the middle of its history.
-            until = cursor._replace(next_ms=whole_ms)
-            complete = await self.catch_up(feed, subscription, cursor.next_ms, until)
-        for first in range(0, len(messages), _AT_ONCE):
-            await subscription.send(messages[first : first + _AT_ONCE])
-        return complete
+        """Sends what a client has missed since `cursor`; see Pages.resume."""
+        return await self._pages.resume(feed, subscription, cursor, joined.replay, joined.cursor)
 
     def feeds(self, provider: str) -> dict[str, int]:
         """How many series of a provider are followed, by the state of their feed."""

@@ -27,7 +27,7 @@ class Stream:
         self,
         series: Series,
         next_ms: int,
-        broadcast: BroadcastManager,
+        broadcast: BroadcastManager[Series],
         *,
         ring_size: int,
         on_written: Callable[[int], None],

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic
 
-from marketd.domain.instrument import Series
-from marketd.streaming.messages import Message
+from marketd.streaming.messages import Message, S
 from marketd.streaming.outbox import Outbox
 
 _MOST_WAITING = 10_000
 
 
-class Subscription:
+class Subscription(Generic[S]):
     """A stream's way to one client. While the client catches up with history, live waits here."""
 
     __slots__ = ("_outbox", "_waiting", "series")
 
-    def __init__(self, series: Series, outbox: Outbox) -> None:
+    def __init__(self, series: S, outbox: Outbox) -> None:
         self.series = series
         self._outbox = outbox
         self._waiting: list[Message] | None = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from marketd.domain.bar import Tick
@@ -16,7 +17,18 @@ from marketd.streaming.ring import Cursor, Ring
 _MOST_WAITING = 100_000
 
 
-class TapeSubscription:
+class TapeListener(ABC):
+    """Who is told what becomes of an instrument's trades. Nothing here blocks."""
+
+    @abstractmethod
+    def deliver(self, event: TapeNews, message: Message) -> None:
+        """Takes what clients are told, and the message that says so."""
+
+    def stored(self, ticks: Sequence[Tick], seq: int) -> None:  # noqa: B027 - few want to know
+        """Takes trades, ascending, that are new in the store, also of the past; see TickEvent."""
+
+
+class TapeSubscription(TapeListener):
     """An instrument's way to one client. While the client catches up with history, live waits here."""
 
     def __init__(self, instrument: Instrument, outbox: Outbox) -> None:
@@ -76,7 +88,7 @@ class TapeStream:
         self.told_ms = since_ms
         self.ring = Ring(ring_size, since_ms)
         self.health = HealthEvent("live", "")
-        self.subscriptions: set[TapeSubscription] = set()
+        self.listeners: set[TapeListener] = set()
         self._since_ms = since_ms
 
     @property
@@ -89,6 +101,8 @@ class TapeStream:
 
         Of those that no stream has said, what is older than this one is history's.
         """
+        for listener in self.listeners:
+            listener.stored(ticks, seq)
         if not is_live:
             ticks = [tick for tick in ticks if tick[0] >= self._since_ms]
         if ticks:
@@ -101,12 +115,12 @@ class TapeStream:
             self.health = event
         self._publish(event)
 
-    def greet(self, subscription: TapeSubscription) -> None:
-        """Adds a subscription, and tells it at once if the feed is not well."""
-        self.subscriptions.add(subscription)
+    def greet(self, listener: TapeListener) -> None:
+        """Adds a listener, and tells it at once if the feed is not well."""
+        self.listeners.add(listener)
         if self.health.state != "live":
             message = tape_message(self.instrument, self.health, self.cursor.token())
-            subscription.deliver(self.health, message)
+            listener.deliver(self.health, message)
 
     def _publish(self, event: TapeNews) -> None:
         lasts = not isinstance(event, HealthEvent)
@@ -114,5 +128,5 @@ class TapeStream:
         message = tape_message(self.instrument, event, cursor)
         if lasts:
             self.ring.add(message, self.told_ms)
-        for subscription in self.subscriptions:
-            subscription.deliver(event, message)
+        for listener in self.listeners:
+            listener.deliver(event, message)

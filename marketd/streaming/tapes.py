@@ -16,7 +16,7 @@ from marketd.plugins.feed import TickFeed
 from marketd.streaming.events import FEED_STATES
 from marketd.streaming.messages import gap_message, ticks_snapshot_message
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.tape_stream import TapeStream, TapeSubscription
+from marketd.streaming.tape_stream import TapeListener, TapeStream, TapeSubscription
 from marketd.streaming.tape_worker import BarsBeside, Tape, TapeWorker
 from marketd.supervisor import Supervisor
 
@@ -111,24 +111,36 @@ class TapeService:
 
         Raises Unsupported where the provider has no stream of trades.
         """
+        known_ms = self.listen(feed, subscription)
+        self._metrics.stream_subscriptions.inc()
+        stream = self._upstreams[feed.instrument].stream
+        replay = None if resume is None else stream.ring.replay(resume)
+        return TapeJoined(stream.cursor, known_ms, replay)
+
+    def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
+        """Removes a subscription."""
+        self._metrics.stream_subscriptions.dec()
+        self.leave(feed, subscription)
+
+    def listen(self, feed: TickFeed, listener: TapeListener) -> int:
+        """Tells `listener` what becomes of an instrument's trades; gives `known_ms`, see TapeJoined.
+
+        Raises Unsupported where the provider has no stream of trades.
+        """
         if not feed.provider.streams_ticks:
             raise Unsupported(f"{feed.provider.name} has no stream of trades.")
         upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
         if upstream.ending is not None:
             upstream.ending.cancel()
             upstream.ending = None
-        stream = upstream.stream
-        stream.greet(subscription)
-        self._metrics.stream_subscriptions.inc()
-        replay = None if resume is None else stream.ring.replay(resume)
-        return TapeJoined(stream.cursor, upstream.worker.known_ms, replay)
+        upstream.stream.greet(listener)
+        return upstream.worker.known_ms
 
-    def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
-        """Removes a subscription; without another, its upstream ends after the linger time."""
+    def leave(self, feed: TickFeed, listener: TapeListener) -> None:
+        """Ends that; without another listener, the upstream ends after the linger time."""
         upstream = self._upstreams[feed.instrument]
-        upstream.stream.subscriptions.remove(subscription)
-        self._metrics.stream_subscriptions.dec()
-        if not upstream.stream.subscriptions:
+        upstream.stream.listeners.remove(listener)
+        if not upstream.stream.listeners:
             loop = asyncio.get_running_loop()
             upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
 

@@ -14,6 +14,7 @@ from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bars import TickBarService
 from marketd.web import docs_page, keys, openapi, validation
 from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
@@ -37,6 +38,7 @@ def make_app(
     loader: PluginLoader,
     subscriptions: SubscriptionService,
     tapes: TapeService,
+    tick_bars: TickBarService,
     metrics: Metrics,
     readiness: keys.Readiness,
     answers: ReadyAnswers,
@@ -54,6 +56,7 @@ def make_app(
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
     app[keys.TAPES] = tapes
+    app[keys.TICK_BARS] = tick_bars
     app[keys.METRICS] = metrics
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream

@@ -113,19 +113,15 @@ class World:
     def client(self) -> Client:
         return Client(self.metrics)
 
-    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[Subscription, Cursor]:
-        subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
-        return subscription, self.service.subscribe(self.feed, subscription).cursor
-
-    def rejoin(
-        self, client: Client, timeframe: Timeframe, cursor: Cursor
-    ) -> tuple[Subscription, Joined]:
+    def subscribe(
+        self, client: Client, timeframe: Timeframe = MINUTE, cursor: Cursor | None = None
+    ) -> tuple[Subscription[Series], Joined]:
         subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
         return subscription, self.service.subscribe(self.feed, subscription, cursor)
 
-    async def join(self, client: Client, timeframe: Timeframe, since: int) -> Subscription:
-        subscription, cursor = self.subscribe(client, timeframe)
-        await self.service.catch_up(self.feed, subscription, since, cursor)
+    async def join(self, client: Client, timeframe: Timeframe, since: int) -> Subscription[Series]:
+        subscription, joined = self.subscribe(client, timeframe)
+        await self.service.catch_up(self.feed, subscription, since, joined)
         subscription.go_live()
         return subscription
 
