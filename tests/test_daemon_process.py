@@ -17,6 +17,7 @@ async def test_a_full_collection_does_not_look_again_at_what_the_start_has_made(
     config = Config(server=ServerConfig(port=0), storage=StorageConfig(url), providers={})
     daemon = Daemon(config)
     await daemon.start()
+    gc.collect()
     made = len(gc.get_objects())
     serving = asyncio.create_task(daemon.run_until_signalled(lambda: config))
     try:
