@@ -74,7 +74,7 @@ class ManualTime:
         return self.now_us
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LIMITS, COMMANDS)
 def test_a_local_allowance_is_the_model(limit: RateLimit, commands: list[Command]) -> None:
     async def run() -> None:
@@ -97,7 +97,7 @@ def test_a_local_allowance_is_the_model(limit: RateLimit, commands: list[Command
 def test_a_shared_allowance_is_the_model(redis_url: str) -> None:
     """Time is Redis' own here, and passes as it likes: the model is told what it was."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(LIMITS, st.lists(st.tuples(st.integers(1, 25), st.booleans()), min_size=1, max_size=80))
     def check(limit: RateLimit, takes: list[tuple[int, bool]]) -> None:
         async def run() -> None:
