@@ -170,15 +170,15 @@ async def test_a_block_stops_everybody_for_as_long_as_it_says(make: Make) -> Non
 
 
 async def test_background_work_gets_what_interactive_callers_leave(make: Make) -> None:
-    limit = RateLimit(requests=200, per_ms=1_000, burst=2)
+    limit = RateLimit(requests=50, per_ms=1_000, burst=2)
     limiter = RateLimiter(make())
     background, interactive = await asyncio.gather(
         spend(limiter, limit, 0.6, background=True), spend(limiter, limit, 0.4)
     )
     end_s = interactive[-1]
-    assert len(interactive) >= 0.9 * 80
+    assert len(interactive) >= 0.9 * 20
     assert sum(turn_s < end_s for turn_s in background) <= 3
-    assert sum(turn_s >= end_s for turn_s in background) >= 0.5 * 40
+    assert sum(turn_s >= end_s for turn_s in background) >= 0.5 * 10
 
 
 async def test_a_cost_above_the_burst_waits_for_all_of_it(make: Make) -> None:
