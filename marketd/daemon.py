@@ -279,6 +279,7 @@ class Daemon:
             storage.listen(partial(_tell, hearer))
             supervisor.run(f"tell {plugin} of bars", hearer.run)
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
+        self._opened.push_async_callback(backfills.close)
         await backfills.open()
 
     def _caches(self) -> list[BarCache]:
