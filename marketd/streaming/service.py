@@ -223,8 +223,13 @@ class SubscriptionService:
                 if deriver.is_waiting:
                     deriver.begin(*await self._history.closed(feed, bucket))
                 else:
-                    bucket_ms = await stream.next_revised()
-                    stream.revised(bucket_ms, await self._whole(feed, stream.series, bucket_ms))
+                    bucket_ms, rev = await stream.next_revised()
+                    try:
+                        whole = await self._whole(feed, stream.series, bucket_ms)
+                    except MarketdError:
+                        stream.revise(bucket_ms, rev)
+                        raise
+                    stream.revised(bucket_ms, rev, whole)
             except MarketdError as error:
                 if not is_down:
                     stream.take(HealthEvent("down", error.message))

@@ -82,17 +82,20 @@ class Stream:
         self._revised[bucket_ms] = max(rev, self._revised.pop(bucket_ms, 0))
         self._is_revised.set()
 
-    async def next_revised(self) -> int:
-        """A bucket that has changed, once there is one: several changes of one are one."""
+    async def next_revised(self) -> tuple[int, int]:
+        """A bucket that has changed, and its revision, once there is one: several changes of one are
+        one. It is to be read after this, and `revised`; or noted again."""
         await self._is_revised.wait()
-        return next(iter(self._revised))
-
-    def revised(self, bucket_ms: int, whole: Bar | None) -> None:
-        """Publishes such a bucket as it has become; without a bar there is nothing to say of it."""
-        rev = max(self._revised.pop(bucket_ms), self._revs.pop(bucket_ms, 0) + 1)
+        bucket_ms = next(iter(self._revised))
+        rev = self._revised.pop(bucket_ms)
         if not self._revised:
             self._is_revised.clear()
+        return bucket_ms, rev
+
+    def revised(self, bucket_ms: int, rev: int, whole: Bar | None) -> None:
+        """Publishes such a bucket as it has become; without a bar there is nothing to say of it."""
         if whole is not None:
+            rev = max(rev, self._revs.pop(bucket_ms, 0) + 1)
             self._revs[bucket_ms] = rev
             if len(self._revs) > _REVS_KEPT:
                 del self._revs[next(iter(self._revs))]

@@ -59,6 +59,11 @@ class Client:
                         return message
                 self._read += await self._sink.take()
 
+    def told(self) -> list[dict[str, Any]]:
+        """The messages that have come, without waiting for more."""
+        told, self._read = [*self._read, *self._sink.taken()], []
+        return told
+
     async def closed(self, count: int) -> list[Bar]:
         """The next closed bars."""
         bars: list[Bar] = []
