@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from marketd.config.kept import KeptConfig
+from marketd.config.settings import unlike
 from marketd.domain.errors import InvalidInput
-from marketd.kept import KeptConfig
 from marketd.plugins.loader import PluginLoader
-from marketd.settings import unlike
 
 
 def problems(kept: Sequence[KeptConfig], loader: PluginLoader) -> Iterator[str]:
