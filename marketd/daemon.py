@@ -40,6 +40,7 @@ from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.storage.base import Change
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
@@ -195,9 +196,11 @@ class Daemon:
             request_timeout_ms=config.server.request_timeout,
             depth_ms=config.history.depth,
         )
+        broadcast = BroadcastManager(self.metrics)
         subscriptions = SubscriptionService(
             history=orchestrator,
             storage=storage,
+            broadcast=broadcast,
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
@@ -226,6 +229,7 @@ class Daemon:
         followed_tapes = TapeService(
             tapes=tapes,
             bars=market,
+            broadcast=broadcast,
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
@@ -252,6 +256,7 @@ class Daemon:
             backfills=backfills,
             gate=self.gate,
             loader=self.loader,
+            broadcast=broadcast,
             subscriptions=subscriptions,
             tapes=followed_tapes,
             metrics=self.metrics,
