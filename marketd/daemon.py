@@ -29,9 +29,11 @@ from marketd.control.server import ControlServer
 from marketd.domain.errors import ConfigError, StorageFailed
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
+from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
 from marketd.market.tapes import Tapes
+from marketd.market.tick_bars import TickBars
 from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.hearing import Hearer
@@ -214,7 +216,10 @@ class Daemon:
         tick_pages = TickPages(
             tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
         )
-        market = MarketService(self.loader, orchestrator, tick_pages, storage)
+        tick_bars = TickBars(tapes, late_ms=config.ticks.late)
+        late = LateTrades(tick_bars, history, self.metrics, late_ms=config.ticks.late)
+        tapes.watch(late.came)
+        market = MarketService(self.loader, orchestrator, tick_bars, tick_pages, storage)
         followed_tapes = TapeService(
             tapes=tapes,
             bars=market,
@@ -258,6 +263,7 @@ class Daemon:
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage, self.metrics.storage_fault_seconds))
+        supervisor.run("revise bars of late trades", late.run)
         supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         for plugin, extension, _ in self.loader.extensions:
             hearer = Hearer(
