@@ -33,8 +33,9 @@ from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
 from marketd.market.tapes import Tapes
-from marketd.market.tick_bars import TickBars
+from marketd.market.tick_bar_pages import TickBarPages
 from marketd.market.tick_pages import TickPages
+from marketd.market.time_bars import TimeBars
 from marketd.metrics import Metrics
 from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
@@ -213,13 +214,21 @@ class Daemon:
             most_streams=config.stream.max_streams,
         )
         tapes = Tapes(storage, self.metrics)
-        tick_pages = TickPages(
-            tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
-        )
-        tick_bars = TickBars(tapes, late_ms=config.ticks.late)
-        late = LateTrades(tick_bars, history, self.metrics, late_ms=config.ticks.late)
+        reading = {
+            "request_timeout_ms": config.server.request_timeout,
+            "keep_ms": config.ticks.keep,
+        }
+        time_bars = TimeBars(tapes, late_ms=config.ticks.late)
+        late = LateTrades(time_bars, history, self.metrics, late_ms=config.ticks.late)
         tapes.watch(late.came)
-        market = MarketService(self.loader, orchestrator, tick_bars, tick_pages, storage)
+        market = MarketService(
+            self.loader,
+            orchestrator,
+            time_bars,
+            TickPages(tapes, **reading),
+            TickBarPages(tapes, **reading),
+            storage,
+        )
         followed_tapes = TapeService(
             tapes=tapes,
             bars=market,

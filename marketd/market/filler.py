@@ -13,7 +13,7 @@ from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
-from marketd.market.tick_bars import TickBarFeed
+from marketd.market.time_bars import TimeBarFeed
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.guard import Turn
@@ -128,7 +128,7 @@ class Filler:
             total = total.plus(page, page.refused)
         return total
 
-    async def remake(self, feed: TickBarFeed, span: TimeRange) -> None:
+    async def remake(self, feed: TimeBarFeed, span: TimeRange) -> None:
         """Makes the bars of `span` that are proven once more, of the trades that are stored by now."""
         async with self._locks.hold(feed.series, span):
             known = await self._storage.read(feed.series, span, limit=0)

@@ -11,7 +11,7 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge
 from marketd.market.history import History
-from marketd.market.tick_bars import TickBars
+from marketd.market.time_bars import TimeBars
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 
@@ -26,8 +26,8 @@ class LateTrades:
     A bar that closed longer than `late_ms` ago stays as it is.
     """
 
-    def __init__(self, tick_bars: TickBars, history: History, metrics: Metrics, *, late_ms: int) -> None:
-        self._tick_bars = tick_bars
+    def __init__(self, time_bars: TimeBars, history: History, metrics: Metrics, *, late_ms: int) -> None:
+        self._time_bars = time_bars
         self._history = history
         self._metrics = metrics
         self._late_ms = late_ms
@@ -60,7 +60,7 @@ class LateTrades:
             while self._due:
                 (tape, base), spans = next(iter(self._due.items()))
                 del self._due[tape, base]
-                feed = self._tick_bars.feed(tape.provider, tape.instrument, base)
+                feed = self._time_bars.feed(tape.provider, tape.instrument, base)
                 try:
                     for span in merge(spans):
                         await self._history.remake(feed, span)

@@ -22,7 +22,7 @@ from marketd.market.history import History
 from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.tapes import Tapes
-from marketd.market.tick_bars import TickBarFeed, TickBars
+from marketd.market.time_bars import TimeBarFeed, TimeBars
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.plugins.provider import Provider
@@ -51,9 +51,9 @@ def provider(ticks: list[Tick], timeframes: Sequence[Timeframe] = (DAY,)) -> tup
 LATE = 15 * M
 
 
-def made(storage: SQLiteStorage, source: Provider, base: Timeframe = MINUTE) -> TickBarFeed:
+def made(storage: SQLiteStorage, source: Provider, base: Timeframe = MINUTE) -> TimeBarFeed:
     tapes = Tapes(storage, Metrics())
-    return TickBars(tapes, late_ms=LATE).feed(source, INSTRUMENT, base)
+    return TimeBars(tapes, late_ms=LATE).feed(source, INSTRUMENT, base)
 
 
 def orchestrator(storage: SQLiteStorage) -> DataOrchestrator:
@@ -69,10 +69,10 @@ class World:
         self.storage = storage
         self.metrics = Metrics()
         self.tapes = Tapes(storage, self.metrics)
-        self.tick_bars = TickBars(self.tapes, late_ms=LATE)
+        self.time_bars = TimeBars(self.tapes, late_ms=LATE)
         history = History(storage, self.metrics)
         self.bars = DataOrchestrator(history, request_timeout_ms=5_000, depth_ms=M * 60)
-        self.late = LateTrades(self.tick_bars, history, self.metrics, late_ms=LATE)
+        self.late = LateTrades(self.time_bars, history, self.metrics, late_ms=LATE)
         self.tapes.watch(self.late.came)
         self.supervisor = Supervisor(self.metrics)
         self.supervisor.run("late", self.late.run)
@@ -83,7 +83,7 @@ class World:
         await self.tapes.keep(tape, sorted(ticks), [], is_live=True)
 
     async def read(self, base: Timeframe = MINUTE, timeframe: Timeframe | None = None) -> list[Bar]:
-        feed = self.tick_bars.feed(self.source, INSTRUMENT, base)
+        feed = self.time_bars.feed(self.source, INSTRUMENT, base)
         found = await self.bars.bars(feed, timeframe or base, since=START, before=None, limit=2_000)
         assert found.gaps == []
         return found.bars

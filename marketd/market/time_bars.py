@@ -20,7 +20,7 @@ from marketd.plugins.ticks import FetchedTicks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TickBarFeed(Feed):
+class TimeBarFeed(Feed):
     """A base series that trades make up.
 
     Bars that closed within `late_ms` are made of the stored trades, whoever brought them; those before
@@ -59,7 +59,7 @@ class TickBarFeed(Feed):
         return bars
 
 
-class TickBars:
+class TimeBars:
     """The series that trades make up."""
 
     def __init__(self, tapes: Tapes, *, late_ms: int) -> None:
@@ -68,10 +68,10 @@ class TickBars:
 
     def feed(
         self, provider: Provider, instrument: Instrument, base: Timeframe, life: TimeRange = EVER
-    ) -> TickBarFeed:
+    ) -> TimeBarFeed:
         """The series of `base`, one of `provider.made_of_ticks`."""
         series = Series(instrument, base)
-        return TickBarFeed(provider, series, {}, life, tapes=self._tapes, late_ms=self._late_ms)
+        return TimeBarFeed(provider, series, {}, life, tapes=self._tapes, late_ms=self._late_ms)
 
 
 async def fetch_bars(
