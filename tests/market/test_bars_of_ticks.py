@@ -145,7 +145,7 @@ async def test_no_bar_is_made_of_a_part_of_its_trades(storage: SQLiteStorage) ->
     since=st.integers(0, 5),
     length=st.integers(1, 8),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_pages_put_together_are_all_bars_of_the_range(
     tmp_path_factory: pytest.TempPathFactory, times: list[int], since: int, length: int, late_s: int
 ) -> None:
@@ -244,7 +244,7 @@ ACTS = st.lists(
 
 
 @given(acts=ACTS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_in_whatever_order_trades_and_readers_come_the_bars_are_those_of_all_trades(
     tmp_path_factory: pytest.TempPathFactory, acts: list[Timeframe | list[int]]
 ) -> None:
