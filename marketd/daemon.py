@@ -30,17 +30,20 @@ from marketd.control.server import ControlServer
 from marketd.domain.errors import ConfigError, StorageFailed
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
+from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
 from marketd.market.tapes import Tapes
 from marketd.market.tick_bar_pages import TickBarPages
 from marketd.market.tick_pages import TickPages
+from marketd.market.time_bars import TimeBars
 from marketd.metrics import Metrics
 from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.storage.base import Change
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
@@ -200,9 +203,11 @@ class Daemon:
             request_timeout_ms=config.server.request_timeout,
             depth_ms=config.history.depth,
         )
+        broadcast = BroadcastManager(self.metrics)
         subscriptions = SubscriptionService(
             history=orchestrator,
             storage=storage,
+            broadcast=broadcast,
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
@@ -221,9 +226,13 @@ class Daemon:
             "request_timeout_ms": config.server.request_timeout,
             "keep_ms": config.ticks.keep,
         }
+        time_bars = TimeBars(tapes, late_ms=config.ticks.late)
+        late = LateTrades(time_bars, history, self.metrics, late_ms=config.ticks.late)
+        tapes.watch(late.came)
         market = MarketService(
             self.loader,
             orchestrator,
+            time_bars,
             TickPages(tapes, **reading),
             TickBarPages(tapes, **reading),
             storage,
@@ -231,6 +240,7 @@ class Daemon:
         followed_tapes = TapeService(
             tapes=tapes,
             bars=market,
+            broadcast=broadcast,
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
@@ -257,6 +267,7 @@ class Daemon:
             backfills=backfills,
             gate=self.gate,
             loader=self.loader,
+            broadcast=broadcast,
             subscriptions=subscriptions,
             tapes=followed_tapes,
             metrics=self.metrics,
@@ -271,6 +282,7 @@ class Daemon:
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage, self.metrics.storage_fault_seconds))
+        supervisor.run("revise bars of late trades", late.run)
         supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         for plugin, extension, _ in self.loader.extensions:
             hearer = Hearer(
