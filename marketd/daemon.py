@@ -26,7 +26,7 @@ from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
 from marketd.control.server import ControlServer
-from marketd.domain.errors import ConfigError, StorageFailed
+from marketd.domain.errors import ConfigError, MarketdError, StorageFailed
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
@@ -36,6 +36,7 @@ from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
+from marketd.plugins.provider import Provider
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.storage.base import Change
@@ -151,8 +152,10 @@ class Daemon:
     async def reload(self, config: Config) -> None:
         """Sets up anew the providers whose sections are new or different; all others go on untouched.
 
-        Raises ConfigError, with nothing changed, if one of them cannot be set up.
+        Raises ConfigError, with nothing changed, if one of them cannot be set up, or is gone while a
+        `[[backfill]]` names it.
         """
+        self._check_kept(config)
         changed = await self.loader.reload(config.providers, defaults=config.plugins_may_add)
         for name in changed:
             self._answers.forget(name)
@@ -160,6 +163,12 @@ class Daemon:
         for section in (one.name for one in fields(config) if one.name not in _RELOADED):
             if getattr(config, section) != getattr(self._config, section):
                 log.warning("a section has changed, which counts after a restart section=%s", section)
+
+    def _check_kept(self, config: Config) -> None:
+        """Raises ConfigError if what `config` keeps filled cannot be, with the providers that it has."""
+        plugins = self.loader.plugins_of(config.providers, defaults=config.plugins_may_add)
+        if wrong := list(problems(config.backfill, plugins)):
+            raise ConfigError("\n".join(wrong))
 
     async def _reload_when(self, told: asyncio.Event, read_config: Callable[[], Config]) -> None:
         while True:
@@ -183,8 +192,7 @@ class Daemon:
             log.info("database %s", lack)
         self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self.loader.close)
-        if wrong := list(problems(config.backfill, self.loader)):
-            raise ConfigError("\n".join(wrong))
+        self._check_kept(config)
         others = self._others()
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
@@ -267,6 +275,8 @@ class Daemon:
             supervisor.run(f"tell {plugin} of bars", hearer.run)
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
         await backfills.open()
+        for name in self.loader.providers.keys() - config.providers.keys():
+            supervisor.run(f"try {name}", partial(_try, self.loader.providers[name]))
 
     def _caches(self) -> list[BarCache]:
         """Where bars are looked for before the store is asked, nearest first."""
@@ -326,6 +336,12 @@ def _storage(config: StorageConfig) -> Storage:
 def _tell(hearer: Hearer, change: Change | None) -> None:
     if change is not None:
         hearer.tell(change.series, change.span)
+
+
+async def _try(provider: Provider) -> None:
+    """Opens a provider that nobody has configured, so that it shows whether it is there at all."""
+    with suppress(MarketdError):  # which is its health from now on, and logged
+        await provider.open()
 
 
 async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:
