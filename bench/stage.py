@@ -14,12 +14,12 @@ import orjson
 from aiohttp import web
 
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig, StreamConfig
+from marketd.config.settings import Millis
 from marketd.daemon import Daemon
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.encoding import to_json
 from marketd.metrics import Metrics
-from marketd.settings import Millis
 from marketd.streaming.events import BarEvent
 from marketd.streaming.messages import event_message
 from marketd.streaming.ring import Cursor

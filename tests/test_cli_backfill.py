@@ -15,9 +15,9 @@ from house import FLAWED, ODD, START, House, M, recorded
 from test_cli import BTC, LONG_S, run, running
 
 from marketd.client import MarketdClient
+from marketd.config.kept import KeptConfig, Since
+from marketd.config.settings import Millis
 from marketd.domain.timeframe import Timeframe
-from marketd.kept import KeptConfig, Since
-from marketd.settings import Millis
 
 NAMES = ("crypto", "sim", "BTC/USD")
 YEARS = ("--since", "2014-01-01", "--before", "2024-01-01")

@@ -25,8 +25,8 @@ from marketd.client import (
     StreamEvent,
 )
 from marketd.config import ProviderConfig, StreamConfig
+from marketd.config.settings import ByteCount
 from marketd.domain.bar import Bar, Tick
-from marketd.settings import ByteCount
 
 BTC = ("crypto", "sim", "BTC/USD")
 

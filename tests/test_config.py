@@ -19,11 +19,11 @@ from marketd.config import (
     kept_settings,
     load_config,
 )
+from marketd.config.kept import KeptConfig
+from marketd.config.settings import Setting
 from marketd.domain.errors import ConfigError
 from marketd.domain.rate_limit import RateLimit
 from marketd.domain.timeframe import Timeframe
-from marketd.kept import KeptConfig
-from marketd.settings import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 DAY_MS = 86_400_000

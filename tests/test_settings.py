@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketd.settings import (
+from marketd.config.settings import (
     ByteCount,
     Millis,
     format_duration,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from marketd.config.kept import KeptConfig
+from marketd.config.settings import unlike
 from marketd.domain.errors import InvalidInput
-from marketd.kept import KeptConfig
 from marketd.plugins.base import MarketPlugin
 from marketd.plugins.params import load_params
-from marketd.settings import unlike
 
 
 def problems(

@@ -11,10 +11,10 @@ from uuid import uuid4
 
 import orjson
 
+from marketd.config.kept import KeptConfig
 from marketd.domain.instrument import Instrument
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.kept import KeptConfig
 from marketd.storage import Job
 
 KIND = "backfill"

@@ -15,8 +15,8 @@ from marketd.backfill.gate import LoadGate
 from marketd.backfill.job import KIND, Backfill, Brought, State, Wanted
 from marketd.backfill.round import Feeds, History, Means, Round
 from marketd.clock import Clock
+from marketd.config.kept import KeptConfig
 from marketd.domain.errors import Conflict, LimitExceeded, MarketdError, NotFound
-from marketd.kept import KeptConfig
 from marketd.metrics import Metrics
 from marketd.storage import Storage
 from marketd.supervisor import Supervisor

@@ -14,7 +14,7 @@ from marketd.cli.running import WrongInput, load_plugins
 
 if TYPE_CHECKING:
     from marketd.config import Config
-    from marketd.kept import KeptConfig
+    from marketd.config.kept import KeptConfig
     from marketd.plugins.provider import Provider
 
 
@@ -65,7 +65,7 @@ def _sections(config: Config) -> Iterator[str]:
 
 
 def _provider(name: str, provider: Provider) -> Iterator[str]:
-    from marketd.settings import shown
+    from marketd.config.settings import shown
 
     yield f"[providers.{name}]"
     yield f"plugin = {shown(provider.plugin.plugin)}"

@@ -11,12 +11,12 @@ from backfilling import PATH, call, until
 from besieged import DAY_MS, MINUTE, NOW, START, M, Make, World
 from stand_in import SYMBOL, status, well
 
+from marketd.config.kept import KeptConfig, Since
+from marketd.config.settings import Millis
 from marketd.domain.bar import Bar
 from marketd.domain.errors import ConfigError
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.kept import KeptConfig, Since
-from marketd.settings import Millis
 
 HOUR = Millis(60 * M)
 EPOCH = Since(at_ms=START)

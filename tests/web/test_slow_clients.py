@@ -16,8 +16,8 @@ from talking import JSON, PATH, Socket, connected
 
 from marketd.clock import ManualClock
 from marketd.config import StreamConfig
+from marketd.config.settings import Millis
 from marketd.daemon import Daemon
-from marketd.settings import Millis
 from marketd.supervisor import cancel_all
 
 MANY = 100

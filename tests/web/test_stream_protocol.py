@@ -16,9 +16,9 @@ from talking import JSON, MSGPACK, PATH, PATIENCE_S, Connect, Socket, connected
 
 from marketd.clock import ManualClock
 from marketd.config import StreamConfig
+from marketd.config.settings import ByteCount, Millis
 from marketd.daemon import Daemon
 from marketd.domain.token import pack
-from marketd.settings import ByteCount, Millis
 from marketd.streaming.ring import Cursor
 
 SECOND = 1000

@@ -10,12 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from marketd.domain.errors import InvalidInput
-from marketd.domain.instant import epoch_ms
-from marketd.domain.instrument import Instrument
-from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange
-from marketd.settings import (
+from marketd.config.settings import (
     Kind,
     Millis,
     bare,
@@ -28,6 +23,11 @@ from marketd.settings import (
     text,
     unlike,
 )
+from marketd.domain.errors import InvalidInput
+from marketd.domain.instant import epoch_ms
+from marketd.domain.instrument import Instrument
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import TimeRange
 
 # All entries together: each series is a backfill of its own.
 MOST_SERIES = 500
