@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets
 from alpaca_standin import HOUR, KEY, MINUTE, NOW, SECRET, Alpaca, row_of
 
 from marketd.client import BarUpdate, MarketdClient, MarketdClientError, Snapshot, Status
@@ -163,6 +165,31 @@ async def test_live_hours_are_those_of_history(running: Open) -> None:
                 clock.advance(15_000)
                 await asyncio.sleep(0.05)
         assert follower.closed == await alpaca.history("BTC/USD", HOUR, hour_ms, hour_ms + 1)
+
+
+@pytest.mark.parametrize(("market", "symbol"), [("us_equity", "SPY"), ("crypto", "BTC/USD")])
+async def test_trades_are_the_same_at_alpaca_over_rest_and_live(
+    running: Open, market: str, symbol: str
+) -> None:
+    clock = ScaledClock(SystemClock(), start_ms=NOW, speed=10)
+    async with Alpaca(clock).serving() as alpaca, running(alpaca, clock) as client:
+        async with websockets.connect(client.url.replace("http", "ws") + "/api/v1/stream") as socket:
+            names = {"market": market, "provider": "x", "symbols": [symbol], "channel": "ticks"}
+            asked = {"type": "subscribe", "id": "1", "since": NOW - 30_000, **names}
+            await socket.send(json.dumps(asked))
+            seen: list[Any] = []
+            live = 0
+            while live < 20:
+                message = json.loads(await socket.recv())
+                assert message["type"] in ("subscribed", "snapshot", "tick"), message
+                seen += message.get("ticks", [])
+                live += len(message["ticks"]) if message["type"] == "tick" else 0
+        since, before = NOW - 30_000, max(tick[0] for tick in seen)
+        truth = await alpaca.trades(symbol, since, before)
+        assert sorted(tuple(tick) for tick in seen if tick[0] < before) == sorted(truth)
+        answer = await client.ticks(market, "x", symbol, since=since, before=before, limit=10_000)
+        assert answer.complete
+        assert list(answer.ticks) == truth
 
 
 async def test_an_expired_key_is_told_in_no_log_and_the_rest_is_served(
