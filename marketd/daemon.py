@@ -32,6 +32,7 @@ from marketd.market.history import History
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
 from marketd.market.tapes import Tapes
+from marketd.market.tick_bar_pages import TickBarPages
 from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.hearing import Hearer
@@ -219,10 +220,17 @@ class Daemon:
             most_streams=config.stream.max_streams,
         )
         tapes = Tapes(storage, self.metrics)
-        tick_pages = TickPages(
-            tapes, request_timeout_ms=config.server.request_timeout, keep_ms=config.ticks.keep
+        reading = {
+            "request_timeout_ms": config.server.request_timeout,
+            "keep_ms": config.ticks.keep,
+        }
+        market = MarketService(
+            self.loader,
+            orchestrator,
+            TickPages(tapes, **reading),
+            TickBarPages(tapes, **reading),
+            storage,
         )
-        market = MarketService(self.loader, orchestrator, tick_pages, storage)
         followed_tapes = TapeService(
             tapes=tapes,
             bars=market,

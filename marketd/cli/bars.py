@@ -48,7 +48,8 @@ def bars(
     """Show the bars of an instrument.
 
     INSTRUMENT is written MARKET/PROVIDER/SYMBOL, the symbol with any slashes of its own. TIMEFRAME is
-    a count and one of s, m, h, d, w, M (month) and y. TIME is an ISO date or time, UTC unless it says
+    a count and one of s, m, h, d, w, M (month) and y; or so many trades, such as 100t, or so much
+    volume, such as 2.5v. TIME is an ISO date or time, UTC unless it says
     otherwise, or epoch milliseconds. What is missing is told on standard error.
 
     \b

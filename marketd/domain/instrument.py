@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import Timeframe
 
 
@@ -34,6 +35,17 @@ class Series:
     def __str__(self) -> str:
         suffix = f"?{self.variant}" if self.variant else ""
         return f"{self.instrument}@{self.timeframe}{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class TickSeries:
+    """The bars of one instrument that are measured in trades."""
+
+    instrument: Instrument
+    timeframe: Tickframe
+
+    def __str__(self) -> str:
+        return f"{self.instrument}@{self.timeframe}"
 
 
 @dataclass(frozen=True, slots=True)

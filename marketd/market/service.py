@@ -13,11 +13,12 @@ from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap
 from marketd.domain.errors import NotReady, ProviderFailed, UnknownMarket, Unsupported
 from marketd.domain.fill import Fill, fill
-from marketd.domain.instrument import Instrument, Series, SymbolInfo
+from marketd.domain.instrument import Instrument, Series, SymbolInfo, TickSeries
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.domain.token import pack, unpack, unpack_time
 from marketd.market.orchestrator import Bars, DataOrchestrator
+from marketd.market.tick_bar_pages import TickBarPages
 from marketd.market.tick_pages import TickPages, TicksPage
 from marketd.plugins.feed import Feed, TickFeed
 from marketd.plugins.loader import PluginLoader
@@ -87,11 +88,13 @@ class MarketService:
         loader: PluginLoader,
         orchestrator: DataOrchestrator,
         tick_pages: TickPages,
+        tick_bar_pages: TickBarPages,
         storage: Storage,
     ) -> None:
         self._loader = loader
         self._orchestrator = orchestrator
         self._tick_pages = tick_pages
+        self._tick_bar_pages = tick_bar_pages
         self._storage = storage
 
     def markets(self) -> dict[str, list[str]]:
@@ -222,6 +225,18 @@ class MarketService:
             limit=window.limit,
             page_token=window.page_token,
         )
+
+    async def tick_bars(self, series: TickSeries, window: Window) -> BarsPage:
+        """One page of bars that are measured in trades; see TickBarPages.page."""
+        page = await self._tick_bar_pages.page(
+            await self.tick_feed(series.instrument),
+            series.timeframe,
+            since=window.since,
+            before=window.before,
+            limit=window.limit,
+            page_token=window.page_token,
+        )
+        return BarsPage(page.bars, None, page.gaps, page.next_page_token, None)
 
     async def gaps(self, name: SeriesName, *, since: int | None, before: int | None) -> list[Gap]:
         """What of the range is not proven, and why; asks nobody."""

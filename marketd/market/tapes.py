@@ -37,12 +37,14 @@ class TapeRead(NamedTuple):
     """Trades, ascending: all there are in `reach`, but for `gaps`.
 
     `seq` counts the news that had been told of the instrument when it was read: these are in it.
-    `failure` is what the provider said where a gap is its fault.
+    Before `known_ms` nothing is missing that might still come. `failure` is what the provider said where
+    a gap is its fault.
     """
 
     ticks: list[Tick]
     reach: TimeRange
     gaps: list[Gap]
+    known_ms: int
     seq: int
     failure: ProviderFailed | NotReady | None
 
@@ -120,17 +122,28 @@ class Tapes:
         return lay([], gaps)
 
     async def read(
-        self, feed: TickFeed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
+        self,
+        feed: TickFeed,
+        span: TimeRange,
+        *,
+        limit: int,
+        newest: bool = False,
+        deadline_s: float,
+        asks: bool = True,
     ) -> TapeRead:
         """The first (or, `newest`, the last) `limit` trades of `span`, up to the present.
 
-        What is not proven is asked of the provider, if it has a history of trades, until `deadline_s`
-        (the loop's time). What is missing then is told as gaps. Raises StorageFailed alone.
+        What is not proven is asked of the provider, if it has a history of trades and `asks` says so,
+        until `deadline_s` (the loop's time). What is missing then is told as gaps. Raises StorageFailed
+        alone.
         """
         tape = self._tape(feed.instrument)
+        asks = asks and feed.provider.has_tick_history
         asked: list[TimeRange] = []
         failure: ProviderFailed | NotReady | None = None
         reason = Reason.UNRECOVERABLE
+        if feed.provider.has_tick_history and not asks:
+            reason = Reason.PENDING
         window_ms = _FIRST_WINDOW_MS
         while True:
             async with tape.lock:
@@ -143,7 +156,7 @@ class Tapes:
             past = reach.clip(TimeRange(MIN_MS, now_ms + 1))
             unknown = subtract(past, merge([*proven(stored.coverage), *asked]))
             missing = [piece for piece in unknown if piece.start_ms < now_ms - _FRESH_MS]
-            if not missing or not feed.provider.has_tick_history:
+            if not missing or not asks:
                 break
             piece = missing[0]
             if newest:
@@ -167,7 +180,10 @@ class Tapes:
             asked.append(TimeRange(piece.start_ms, end_ms))
             asked = merge(asked)
         gaps = self._gaps(feed, past, stored.coverage, asked, reason)
-        return TapeRead(stored.ticks, reach, gaps, seq, failure)
+        final = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE]
+        unknown = subtract(reach, merge([*proven(stored.coverage), *final]))
+        known_ms = unknown[0].start_ms if unknown else reach.end_ms
+        return TapeRead(stored.ticks, reach, gaps, known_ms, seq, failure)
 
     async def _keep(
         self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered], is_live: bool

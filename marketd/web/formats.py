@@ -14,7 +14,7 @@ from aiohttp import web
 from marketd.barfiles.csv_text import HEADING, csv_row
 from marketd.domain.bar import Value
 from marketd.domain.errors import Unsupported
-from marketd.domain.instrument import Instrument
+from marketd.domain.instrument import Instrument, TickSeries
 from marketd.encoding import to_json
 from marketd.market.service import BarsPage, SeriesName
 from marketd.market.tick_pages import TicksPage
@@ -30,7 +30,7 @@ _INLINE = 2_000
 class Answer(NamedTuple):
     """A page of bars and the series that it is of."""
 
-    name: SeriesName
+    name: SeriesName | TickSeries
     page: BarsPage
 
     @property

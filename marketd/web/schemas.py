@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
 
 from marshmallow import (
     INCLUDE,
@@ -18,6 +19,7 @@ from marshmallow import (
 from marketd.domain.errors import InvalidInput
 from marketd.domain.fill import Fill
 from marketd.domain.instant import epoch_ms
+from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 
@@ -29,6 +31,10 @@ _WANTED_TIME = (
 _WANTED_TIMEFRAME = (
     "has to be a count and one of s, m, h, d, w, M (month) or y, like 1m, 4h or 1M, "
     "of ten years at the most."
+)
+
+_WANTED_FRAME = (
+    f"{_WANTED_TIMEFRAME[:-1]}; or a count of trades and t, or a volume and v, like 100t or 2.5v."
 )
 
 
@@ -102,28 +108,51 @@ class Time(fields.Field[int]):
             raise self.make_error("invalid") from None
 
 
-class TimeframeText(fields.Field[Timeframe]):
-    """A timeframe such as 1m, 4h, 1d or 1M (a month)."""
+class _FrameText(fields.Field[Any]):
+    """Text that one of `kinds` reads."""
+
+    kinds: ClassVar[Sequence[type[Timeframe | Tickframe]]]
+    wanted: ClassVar[str]
+    shape: ClassVar[Mapping[str, Any]]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
-            error_messages=reasons(_WANTED_TIMEFRAME),
-            metadata={
-                "description": "A count and one of s m h d w M y; 1M is a month. Ten years at the most.",
-                "type": "string",
-                "pattern": "^[1-9][0-9]{0,5}[smhdwMy]$",
-                "examples": ["1m", "1h", "1d"],
-            },
-            **options,
+            error_messages=reasons(self.wanted), metadata={"type": "string", **self.shape}, **options
         )
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
-    ) -> Timeframe:
-        try:
-            return Timeframe.parse(value if isinstance(value, str) else "")
-        except InvalidInput:
-            raise self.make_error("invalid") from None
+    ) -> Timeframe | Tickframe:
+        for kind in self.kinds:
+            with suppress(InvalidInput):
+                return kind.parse(value if isinstance(value, str) else "")
+        raise self.make_error("invalid")
+
+
+class TimeframeText(_FrameText):
+    """A timeframe such as 1m, 4h, 1d or 1M (a month)."""
+
+    kinds = (Timeframe,)
+    wanted = _WANTED_TIMEFRAME
+    shape: ClassVar[Mapping[str, Any]] = {
+        "description": "A count and one of s m h d w M y; 1M is a month. Ten years at the most.",
+        "pattern": "^[1-9][0-9]{0,5}[smhdwMy]$",
+        "examples": ["1m", "1h", "1d"],
+    }
+
+
+class AnyFrameText(_FrameText):
+    """The same, or how many trades or how much volume a bar holds: 100t, 2.5v."""
+
+    kinds = (Timeframe, Tickframe)
+    wanted = _WANTED_FRAME
+    shape: ClassVar[Mapping[str, Any]] = {
+        "description": "A count and one of s m h d w M y; 1M is a month. Ten years at the most. "
+        "Or what makes a bar, counted from the beginning of each UTC day: a number of trades and t, or "
+        "a volume and v.",
+        "pattern": "^([1-9][0-9]{0,5}[smhdwMy]|[1-9][0-9]{0,6}t|[0-9]{1,9}([.][0-9]{1,8})?v)$",
+        "examples": ["1m", "1h", "1d", "100t", "2.5v"],
+    }
 
 
 def market_field(**options: Any) -> Text:
@@ -164,7 +193,7 @@ class SeriesQuery(Ordered):
     market = market_field(required=True)
     provider = provider_field(required=True)
     symbol = symbol_field(required=True)
-    timeframe = TimeframeText(required=True)
+    timeframe: _FrameText = TimeframeText(required=True)
 
     @post_load
     def _with_params(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -173,6 +202,7 @@ class SeriesQuery(Ordered):
 
 
 class OhlcvQuery(SeriesQuery):
+    timeframe = AnyFrameText(required=True)
     since = Time("The first bars that open at or after this time; without it, the last ones.")
     before = Time("Bars that open before this time; without it, up to now.")
     limit = Limit("The most bars of the answer.")
@@ -186,6 +216,13 @@ class OhlcvQuery(SeriesQuery):
             "The answer lists them in `filled`."
         },
     )
+
+    @validates_schema
+    def _of_time(self, data: dict[str, Any], **_: Any) -> None:
+        if isinstance(data.get("timeframe"), Tickframe):
+            for key in data:
+                if key == "fill" or key not in self.fields:
+                    raise ValidationError("is for bars of time, not of trades.", key)
 
 
 class TicksQuery(Ordered):

@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow as pa
 from asking import NOW, START, Api
 
+from marketd.domain.tickframe import TickBarMaker, Tickframe
+from marketd.domain.timeframe import DAY_MS
+
 BTC = {"market": "crypto", "provider": "sim", "symbol": "BTC/USD"}
 
 
@@ -52,6 +55,36 @@ async def test_other_formats_say_the_same(api: Api) -> None:
     assert table.column_names == heading
     assert table["trade_id"].to_pylist() == [tick[4] for tick in answer["ticks"]]
     assert table["price"].to_pylist() == [tick[1] for tick in answer["ticks"]]
+
+
+async def test_bars_are_made_of_so_many_trades_or_so_much_volume(api: Api) -> None:
+    doge = BTC | {"symbol": "DOGE/BTC"}
+    midnight = START - START % DAY_MS
+    answer = await api.get("/api/v1/ticks", **doge, since=midnight, before=START, limit=10_000)
+    for frame in ("50t", "20000v"):
+        maker = TickBarMaker(Tickframe.parse(frame))
+        made = maker.take([tuple(tick) for tick in answer["ticks"]])
+        page = await api.ohlcv("DOGE/BTC", frame, since=midnight, limit=len(made))
+        assert (page["timeframe"], page["complete"]) == (frame, True)
+        assert page["bars"] == list(map(list, made))
+        newest = await api.ohlcv("DOGE/BTC", frame, before=made[-1][0], limit=2)
+        assert newest["bars"] == page["bars"][-3:-1]
+    query = doge | {"timeframe": "50t", "since": midnight, "limit": 2}
+    answer = await api.get("/api/v1/ohlcv", **query)
+    headers = {"Accept": "text/csv"}
+    async with api.session.get("/api/v1/ohlcv", params=query, headers=headers) as response:
+        rows = (await response.text()).splitlines()[1:]
+        assert response.headers["Marketd-Next-Page-Token"] == answer["next_page_token"]
+    assert [float(row.split(",")[4]) for row in rows] == [bar[4] for bar in answer["bars"]]
+
+
+async def test_bars_of_trades_take_nothing_that_is_for_bars_of_time(api: Api) -> None:
+    for key, value in (("fill", "prev"), ("adjusted", "yes")):
+        problem = await api.refused(400, "/api/v1/ohlcv", BTC | {"timeframe": "5t", key: value})
+        assert problem["detail"] == f"{key} is for bars of time, not of trades."
+    odd = {"market": "odd", "provider": "files", "symbol": "ODD", "timeframe": "5t"}
+    assert (await api.refused(501, "/api/v1/ohlcv", odd))["detail"] == "files has no trades."
+    assert (await api.refused(400, "/api/v1/gaps", BTC | {"timeframe": "5t"}))["field"] == "timeframe"
 
 
 async def test_who_has_no_trades_and_what_is_wrong_is_said(api: Api) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from marketd.domain.instrument import Instrument
+from marketd.domain.instrument import Instrument, TickSeries
+from marketd.domain.tickframe import Tickframe
 from marketd.encoding import to_json
 from marketd.market.service import SeriesName, Window
 from marketd.plugins.provider import Provider
@@ -86,6 +87,9 @@ async def get_symbols(request: web.Request) -> web.Response:
     "has not ended is the newest and still changes. What could not be had is listed in `gaps`, and "
     "`complete` is false then; an interval without a bar outside the gaps had no trade. "
     "Keys that are not listed here go to the provider as its own parameters. "
+    "With a timeframe such as `100t` or `2.5v` the bars are made of trades: each ends with the "
+    "millisecond in which it is full, and counting begins anew with every UTC day and behind every gap; "
+    "the newest bar still changes. "
     "`Accept: text/csv` or `application/vnd.apache.arrow.stream` gives other formats: there `filled` is "
     "a column, and the headers Marketd-Complete and Marketd-Next-Page-Token say the rest.",
     produces=(JSON, CSV, ARROW),
@@ -93,8 +97,11 @@ async def get_symbols(request: web.Request) -> web.Response:
 async def get_ohlcv(request: web.Request) -> web.Response:
     kind = chosen(",".join(request.headers.getall("Accept", [])))
     query = request[QUERY]
-    name = _series_name(query)
     window = Window(query.get("since"), query.get("before"), query["limit"], query.get("page_token"))
+    if isinstance(query["timeframe"], Tickframe):
+        series = TickSeries(_instrument(query), query["timeframe"])
+        return await respond(kind, Answer(series, await request.app[MARKET].tick_bars(series, window)))
+    name = _series_name(query)
     page = await request.app[MARKET].bars(name, window, query.get("fill"))
     if page.stable is not None:
         request[STABLE] = page.stable
@@ -117,7 +124,7 @@ async def get_ohlcv(request: web.Request) -> web.Response:
 async def get_ticks(request: web.Request) -> web.Response:
     kind = chosen(",".join(request.headers.getall("Accept", [])))
     query = request[QUERY]
-    instrument = Instrument(query["market"], query["provider"], query["symbol"])
+    instrument = _instrument(query)
     window = Window(query.get("since"), query.get("before"), query["limit"], query.get("page_token"))
     page = await request.app[MARKET].ticks(instrument, window)
     return await respond(kind, TicksAnswer(instrument, page))
@@ -139,11 +146,11 @@ async def get_gaps(request: web.Request) -> web.Response:
 
 
 def _series_name(query: dict[str, Any]) -> SeriesName:
-    return SeriesName(
-        Instrument(query["market"], query["provider"], query["symbol"]),
-        query["timeframe"],
-        query["params"],
-    )
+    return SeriesName(_instrument(query), query["timeframe"], query["params"])
+
+
+def _instrument(query: dict[str, Any]) -> Instrument:
+    return Instrument(query["market"], query["provider"], query["symbol"])
 
 
 def _provider(provider: Provider) -> dict[str, Any]:

@@ -1,0 +1,276 @@
+"""Bars that are measured in trades, out of the trades that are known, page by page.
+
+They are counted from the beginning of a UTC day on, so that a bar is the same whoever asks for it and
+however. A trade within a gap is in no bar, and no bar reaches over a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
+from sys import maxsize
+from typing import NamedTuple
+
+from marketd.domain.bar import Bar, Tick, open_time, select
+from marketd.domain.coverage import Gap, Reason, lay
+from marketd.domain.errors import ProviderTimeout
+from marketd.domain.tickframe import TickBarMaker, Tickframe
+from marketd.domain.timeframe import DAY_MS
+from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
+from marketd.domain.token import pack, unpack_time
+from marketd.market.tapes import TapeRead, Tapes
+from marketd.market.tick_pages import raise_for
+from marketd.plugins.feed import TickFeed
+
+# How many trades are read at once, above how many they are counted in another thread, and after how
+# many a page ends that has bars already.
+_READ = 10_000
+_INLINE = 1_000
+_MOST_TRADES = 500_000
+# How many pages are counted at once.
+_AT_ONCE = 4
+
+
+class Step(NamedTuple):
+    """The bars that a step has closed, and what it has read; whether nothing lies beyond."""
+
+    closed: list[Bar]
+    read: TapeRead
+    is_last: bool
+
+
+class TickWalk:
+    """Counts an instrument's trades in order from `at_ms` on, where a bar begins."""
+
+    def __init__(self, tapes: Tapes, feed: TickFeed, frame: Tickframe, at_ms: int) -> None:
+        self.at_ms = at_ms
+        self._tapes = tapes
+        self._feed = feed
+        self._maker = TickBarMaker(frame)
+        self._limit = _READ
+
+    @property
+    def forming(self) -> Bar | None:
+        """The bar that the trades before `at_ms` leave open."""
+        return self._maker.forming
+
+    async def step(self, deadline_s: float) -> Step:
+        """Goes on over some trades, as far as there are any. What the provider does not give until
+        `deadline_s` is a gap."""
+        now_ms = self._feed.provider.now_ms()
+        while True:
+            span = TimeRange(self.at_ms, MAX_MS)
+            read = await self._tapes.read(self._feed, span, limit=self._limit, deadline_s=deadline_s)
+            is_last = len(read.ticks) < self._limit
+            end_ms = MAX_MS if is_last else read.ticks[-1][0]
+            if end_ms > self.at_ms:
+                break
+            # A millisecond with more trades than are read at once.
+            self._limit *= 2
+        # What is not known of the present does not end the bar that forms.
+        gaps = [gap for gap in read.gaps if gap.end_ms <= now_ms]
+        closed = await self._count(read.ticks, gaps, end_ms)
+        return Step(closed, read, is_last)
+
+    async def _count(self, ticks: Sequence[Tick], gaps: Sequence[Gap], end_ms: int) -> list[Bar]:
+        ticks = ticks[: bisect_left(ticks, end_ms, key=open_time)]
+        self.at_ms = end_ms
+        if len(ticks) > _INLINE:
+            return await asyncio.to_thread(_closed, self._maker, ticks, gaps)
+        return _closed(self._maker, ticks, gaps)
+
+
+class TickBarsPage(NamedTuple):
+    """Bars, ascending, gaps, and the next page."""
+
+    bars: list[Bar]
+    gaps: list[Gap]
+    next_page_token: str | None
+
+
+class _Counted(NamedTuple):
+    """Bars, gaps, where the next bar opens if there was no time for it, and what was read last."""
+
+    bars: list[Bar]
+    gaps: list[Gap]
+    next_ms: int | None
+    read: TapeRead
+
+
+class TickBarPages:
+    """Reads pages of bars. Without `since` they are looked for as far back as trades are kept."""
+
+    def __init__(self, tapes: Tapes, *, request_timeout_ms: int, keep_ms: int) -> None:
+        self._tapes = tapes
+        self._request_timeout_s = request_timeout_ms / 1000
+        self._keep_ms = keep_ms
+        self._places = asyncio.Semaphore(_AT_ONCE)
+
+    async def page(
+        self,
+        feed: TickFeed,
+        frame: Tickframe,
+        *,
+        since: int | None,
+        before: int | None,
+        limit: int,
+        page_token: str | None,
+    ) -> TickBarsPage:
+        """The first `limit` bars that open from `since` on, else the last ones before `before`.
+
+        Perhaps fewer, if they are made of very many trades. The newest bar of all is forming. Raises the
+        provider's failure if it left nothing to answer with, and ProviderTimeout if there was no time to
+        count as far as the first bar.
+        """
+        deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
+        end_ms = MAX_MS if before is None else before
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise _late(feed) from None
+        try:
+            if since is None:
+                if page_token:
+                    end_ms = unpack_time(page_token, f"{frame}-before", field="page_token")
+                return await self._last(feed, frame, end_ms, limit, deadline_s)
+            start_ms = _day(since)
+            if page_token:
+                start_ms = since = unpack_time(page_token, f"{frame}-since", field="page_token")
+            span = TimeRange(since, end_ms)
+            return await self._first(feed, frame, start_ms, span, limit, deadline_s)
+        finally:
+            self._places.release()
+
+    async def _first(
+        self,
+        feed: TickFeed,
+        frame: Tickframe,
+        start_ms: int,
+        span: TimeRange,
+        limit: int,
+        deadline_s: float,
+    ) -> TickBarsPage:
+        """The first `limit` bars that open in `span`, counted from `start_ms` on."""
+        bars, gaps, next_ms, read = await self._counted(
+            feed, frame, start_ms, span, deadline_s, enough=limit
+        )
+        if len(bars) > limit:
+            next_ms = bars[limit][0]
+            del bars[limit:]
+        if gaps and not bars:
+            raise_for(feed, read)
+        if next_ms is None:
+            return TickBarsPage(bars, _told(gaps, span), None)
+        reach = TimeRange(span.start_ms, next_ms)
+        return TickBarsPage(bars, _told(gaps, reach), pack(f"{frame}-since", str(next_ms)))
+
+    async def _last(
+        self, feed: TickFeed, frame: Tickframe, end_ms: int, limit: int, deadline_s: float
+    ) -> TickBarsPage:
+        """The last `limit` bars before `end_ms`, day by day."""
+        reach = TimeRange(max(MIN_MS, min(end_ms, feed.provider.now_ms()) - self._keep_ms), end_ms)
+        bars: list[Bar] = []
+        gaps: list[Gap] = []
+        # Before this time nothing was counted.
+        first_ms = end_ms
+        while len(bars) <= limit:
+            span = TimeRange(reach.start_ms, first_ms)
+            read = await self._tapes.read(feed, span, limit=1, newest=True, deadline_s=deadline_s)
+            gaps += read.gaps
+            if not read.ticks:
+                if gaps and not bars:
+                    raise_for(feed, read)
+                return TickBarsPage(bars, _told(gaps, reach), None)
+            day = TimeRange(_day(read.ticks[0][0]), first_ms)
+            try:
+                counted = await self._counted(
+                    feed, frame, day.start_ms, day, deadline_s, newest=limit + 1
+                )
+            except ProviderTimeout:
+                if not bars:
+                    raise
+                break
+            bars = counted.bars + bars
+            gaps += counted.gaps
+            first_ms = day.start_ms
+        bars = bars[-limit:]
+        first_ms = bars[0][0]
+        reach = TimeRange(first_ms, end_ms)
+        return TickBarsPage(bars, _told(gaps, reach), pack(f"{frame}-before", str(first_ms)))
+
+    async def _counted(
+        self,
+        feed: TickFeed,
+        frame: Tickframe,
+        start_ms: int,
+        span: TimeRange,
+        deadline_s: float,
+        *,
+        enough: int = maxsize,
+        newest: int = maxsize,
+    ) -> _Counted:
+        """The bars that open in `span`, counted from `start_ms` on.
+
+        It stops when there are more than `enough`, or some and much was read for them, or the time is
+        over; of more than the `newest` it keeps these. Raises ProviderTimeout if the time does not allow
+        for one, or for all if they are to be the newest.
+        """
+        loop = asyncio.get_running_loop()
+        walk = TickWalk(self._tapes, feed, frame, start_ms)
+        bars: list[Bar] = []
+        gaps: list[Gap] = []
+        trades = 0
+        while True:
+            step = await walk.step(deadline_s)
+            gaps += step.read.gaps
+            trades += len(step.read.ticks)
+            bars += select(step.closed, since=span.start_ms, before=span.end_ms)
+            bars = bars[-newest:]
+            forming = walk.forming
+            if step.is_last or (forming is not None and forming[0] >= span.end_ms):
+                if forming is not None and span.start_ms <= forming[0] < span.end_ms:
+                    bars.append(forming)
+                return _Counted(bars[-newest:], gaps, None, step.read)
+            is_late = loop.time() > deadline_s
+            if is_late and (not bars or newest < maxsize):
+                raise _late(feed)
+            much = trades > _MOST_TRADES and newest == maxsize
+            if forming is not None and (len(bars) > enough or (bars and (much or is_late))):
+                return _Counted(bars, gaps, forming[0], step.read)
+
+
+def _closed(maker: TickBarMaker, ticks: Sequence[Tick], gaps: Sequence[Gap]) -> list[Bar]:
+    """The bars that `ticks` close, but for those within `gaps`; none reaches over one."""
+    closed: list[Bar] = []
+    place = 0
+    for gap in gaps:
+        closed += maker.take(ticks[place : bisect_left(ticks, gap.start_ms, key=open_time)])
+        maker.cut()
+        place = bisect_left(ticks, gap.end_ms, key=open_time)
+    return closed + maker.take(ticks[place:])
+
+
+def _told(gaps: Sequence[Gap], reach: TimeRange) -> list[Gap]:
+    """The gaps that a page with bars of `reach` tells.
+
+    One that may still be filled, and lies before them on their day, decides where they begin.
+    """
+    return [
+        gap
+        for gap in lay([], gaps)
+        if gap.start_ms < reach.end_ms
+        and (gap.end_ms > reach.start_ms or gap.reason is not Reason.UNRECOVERABLE)
+    ]
+
+
+def _day(t_ms: int) -> int:
+    """The beginning of the UTC day that holds a time."""
+    return t_ms - t_ms % DAY_MS
+
+
+def _late(feed: TickFeed) -> ProviderTimeout:
+    return ProviderTimeout(
+        f"The trades of {feed.provider.name} could not be counted within the time of a request."
+    )
