@@ -7,7 +7,7 @@ import time
 
 import pytest
 from hasty import run_hastily
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketd.clock import Clock, ManualClock, ScaledClock, SystemClock
@@ -155,7 +155,6 @@ def test_a_scaled_clock_stands_at_its_start_and_runs_at_its_speed() -> None:
     start_ms=st.integers(0, 2 * NOW),
     wait_ms=st.integers(1, 10**9),
 )
-@settings(deadline=None)
 async def test_a_scaled_clock_wakes_at_its_own_time(speed: float, start_ms: int, wait_ms: int) -> None:
     inner = ManualClock(NOW)
     clock = ScaledClock(inner, start_ms=start_ms, speed=speed)

@@ -37,7 +37,7 @@ VALUES = st.one_of(st.none(), st.floats().map(lambda value: value + 0.0))  # -0.
 
 
 @given(values=st.lists(st.tuples(*[VALUES] * 5), max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 async def test_every_value_comes_back_exactly(
     new_database: Callable[[], Callable[[], Storage]], values: list[tuple[Value, ...]]
 ) -> None:
@@ -280,7 +280,7 @@ async def test_an_unknown_series_is_empty_before_and_after_it_is_asked_for(stora
     limit=st.integers(0, 45),
     newest=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_a_read_gives_the_first_or_the_last_bars_of_a_half_open_span(
     new_database: Callable[[], Callable[[], Storage]],
     stored: set[int],
@@ -304,7 +304,7 @@ async def test_a_read_gives_the_first_or_the_last_bars_of_a_half_open_span(
     start=MINUTES,
     end=MINUTES,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_coverage_says_of_every_moment_the_newest_proof_or_else_the_newest_word(
     new_database: Callable[[], Callable[[], Storage]],
     writes: list[list[Covered]],

@@ -270,5 +270,5 @@ def test_a_store_says_what_a_dict_would_say(
 ) -> None:
     run_state_machine_as_test(
         lambda: Comparison(new_database()),  # type: ignore[arg-type]  # any maker of machines will do
-        settings=settings(max_examples=examples(30), stateful_step_count=40, deadline=None),
+        settings=settings(max_examples=examples(30), stateful_step_count=40),
     )

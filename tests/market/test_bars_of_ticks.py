@@ -96,7 +96,7 @@ async def test_no_bar_is_made_of_a_part_of_its_trades(storage: SQLiteStorage) ->
     since=st.integers(0, 5),
     length=st.integers(1, 8),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pages_put_together_are_all_bars_of_the_range(times: list[int], since: int, length: int) -> None:
     ticks = [(START + ms, 100.0 + n % 7, 0.5, "", str(n)) for n, ms in enumerate(times)]
     span = TimeRange(START + since * 1_000, START + (since + length) * 1_000)

@@ -132,7 +132,7 @@ async def test_each_of_two_processes_on_one_database_tells_its_own_clients(
     limit=st.integers(1, 5),
     newest=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pages_of_any_size_are_all_trades_once_each(
     tmp_path_factory: pytest.TempPathFactory, times: list[int], limit: int, newest: bool
 ) -> None:

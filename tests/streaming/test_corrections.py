@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar
 
@@ -147,7 +147,6 @@ async def test_a_poll_sees_what_was_corrected_in_the_last_two_bars(make_world: M
     assert world.plugin.calls == [TimeRange(START + 10 * M, START + 13 * M)]
 
 
-@settings(deadline=None)
 @given(
     timeframe=st.sampled_from(["1s", "1m", "5m", "1h", "1d"]).map(Timeframe.parse),
     now_ms=st.integers(START, START + 10**9),

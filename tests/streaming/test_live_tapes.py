@@ -334,7 +334,7 @@ ACTS = st.lists(
 
 
 @given(acts=ACTS, has_history=st.booleans())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_history_and_live_join_without_a_hole_or_a_duplicate(
     tmp_path_factory: pytest.TempPathFactory, acts: list[list[int] | None], has_history: bool
 ) -> None:

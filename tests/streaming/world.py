@@ -28,7 +28,7 @@ from marketd.streaming.subscription import Subscription
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 
-PATIENCE_S = 5
+PATIENCE_S = 20
 RING = 5
 
 
