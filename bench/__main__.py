@@ -17,7 +17,8 @@ _FAMILIES = {
     "fanout": "a message to 1,000 WebSocket clients",
     "idle": "start, memory, and memory of a client",
     "files": "a CSV file into the store and out of it",
-    "backfill": "a year of minutes from a local exchange, and what clients notice of it",
+    "backfill": "a year of minutes from a local exchange",
+    "felt": "what clients notice of a backfill",
     "depth": "a range out of 1 million and out of 50 million bars",
     "depth_postgres": "the same in PostgreSQL, and against bare asyncpg",
 }

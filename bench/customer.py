@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -21,6 +22,7 @@ from bench.exchange import PAGE
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
 from marketd.domain.bar import Bar
+from marketd.domain.errors import ProviderRateLimited
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
 from marketd.plugins import BarStreams, BarUpdate, MarketPlugin, PluginContext, RateLimit, hookimpl
@@ -74,8 +76,10 @@ class Customer(MarketPlugin, BarStreams):
     ) -> Sequence[Bar]:
         if symbol != YEAR:
             return []
-        asked = {"since": since, "before": before}
+        asked = {"since": since, "before": before, "sent": time.monotonic()}
         async with self._session.get("/bars", params=asked) as response:
+            if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+                raise ProviderRateLimited("The exchange has been asked too often.")
             rows = orjson.loads(await response.read())
         return list(map(tuple, rows))
 
@@ -100,17 +104,15 @@ def marketd_providers() -> Sequence[type[MarketPlugin]]:
 
 async def main(database: str, exchange: str, requests: str) -> None:
     settings = {"url": exchange, "requests": int(requests)}
-    daemon = Daemon(
-        Config(
-            server=ServerConfig(port=0),
-            storage=StorageConfig(f"sqlite:///{database}"),
-            providers={"customer": ProviderConfig("customer", "customer", settings)},
-        ),
-        found=lambda: [EntryPoint("customer", "bench.customer", "marketd")],
+    config = Config(
+        server=ServerConfig(port=0),
+        storage=StorageConfig(f"sqlite:///{database}"),
+        providers={"customer": ProviderConfig("customer", "customer", settings)},
     )
+    daemon = Daemon(config, found=lambda: [EntryPoint("customer", "bench.customer", "marketd")])
     await daemon.start()
     print(daemon.url, flush=True)
-    await asyncio.Event().wait()
+    await daemon.run_until_signalled(lambda: config)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -29,11 +30,13 @@ from marketd.control.server import ControlServer
 from marketd.domain.errors import ConfigError, MarketdError, StorageFailed
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
+from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
 from marketd.market.service import MarketService
 from marketd.market.tapes import Tapes
 from marketd.market.tick_bar_pages import TickBarPages
 from marketd.market.tick_pages import TickPages
+from marketd.market.time_bars import TimeBars
 from marketd.metrics import Metrics
 from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
@@ -41,6 +44,7 @@ from marketd.plugins.provider import Provider
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.storage.base import Change
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
@@ -140,7 +144,11 @@ class Daemon:
         log.info("stopped")
 
     async def run_until_signalled(self, read_config: Callable[[], Config]) -> None:
-        """Serves until SIGTERM or SIGINT, then stops. At SIGHUP the configuration is read again."""
+        """Serves until SIGTERM or SIGINT, then stops. At SIGHUP the configuration is read again.
+
+        The process is the daemon's from here on.
+        """
+        _spare_what_stays()
         ended, told = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -203,9 +211,11 @@ class Daemon:
             request_timeout_ms=config.server.request_timeout,
             depth_ms=config.history.depth,
         )
+        broadcast = BroadcastManager(self.metrics)
         subscriptions = SubscriptionService(
             history=orchestrator,
             storage=storage,
+            broadcast=broadcast,
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
@@ -224,9 +234,13 @@ class Daemon:
             "request_timeout_ms": config.server.request_timeout,
             "keep_ms": config.ticks.keep,
         }
+        time_bars = TimeBars(tapes, late_ms=config.ticks.late)
+        late = LateTrades(time_bars, history, self.metrics, late_ms=config.ticks.late)
+        tapes.watch(late.came)
         market = MarketService(
             self.loader,
             orchestrator,
+            time_bars,
             TickPages(tapes, **reading),
             TickBarPages(tapes, **reading),
             storage,
@@ -234,6 +248,7 @@ class Daemon:
         followed_tapes = TapeService(
             tapes=tapes,
             bars=market,
+            broadcast=broadcast,
             supervisor=supervisor,
             metrics=self.metrics,
             linger_ms=config.stream.linger,
@@ -260,6 +275,7 @@ class Daemon:
             backfills=backfills,
             gate=self.gate,
             loader=self.loader,
+            broadcast=broadcast,
             subscriptions=subscriptions,
             tapes=followed_tapes,
             metrics=self.metrics,
@@ -274,6 +290,7 @@ class Daemon:
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
         supervisor.run("probe storage", partial(_probe, storage, self.metrics.storage_fault_seconds))
+        supervisor.run("revise bars of late trades", late.run)
         supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
         for plugin, extension, _ in self.loader.extensions:
             hearer = Hearer(
@@ -282,6 +299,7 @@ class Daemon:
             storage.listen(partial(_tell, hearer))
             supervisor.run(f"tell {plugin} of bars", hearer.run)
         supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
+        self._opened.push_async_callback(backfills.close)
         await backfills.open()
         for name in self.loader.providers.keys() - config.providers.keys():
             supervisor.run(f"try {name}", partial(_try, self.loader.providers[name]))
@@ -350,6 +368,15 @@ async def _try(provider: Provider) -> None:
     """Opens a provider that nobody has configured, so that it shows whether it is there at all."""
     with suppress(MarketdError):  # which is its health from now on, and logged
         await provider.open()
+
+
+def _spare_what_stays() -> None:
+    """Takes all that a start has made out of the garbage collector's way.
+
+    Looking at it again, as each full collection would, holds the loop up for some 30 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:

@@ -27,9 +27,9 @@ import asyncio
 from marketd.domain.errors import ProviderFailed
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import Timeframe
-from marketd.plugins import BarStreams, MarketPlugin, hookimpl
+from marketd.plugins import BarStreams, MarketPlugin, TickHistory, TickStreams, hookimpl
 
-class Odd(MarketPlugin, BarStreams):
+class Odd(MarketPlugin, BarStreams, TickStreams, TickHistory):
     plugin = "odd"
     markets = ("crypto",)
     timeframes = (Timeframe.parse("1m"),)
@@ -65,6 +65,13 @@ class Odd(MarketPlugin, BarStreams):
             yield
         finally:
             self.ended.set()
+
+    async def stream_ticks(self, symbol):
+        yield [(self.clock.now_ms() - 60_000, 1.0, 1.0, "buy", "")]
+        await asyncio.Event().wait()
+
+    async def fetch_ticks(self, symbol, since, before, limit):
+        return []
 
 @hookimpl
 def marketd_providers():
@@ -326,6 +333,15 @@ async def keep(running: Running) -> None:
         await asyncio.sleep(0.02)
 
 
+async def late(running: Running) -> None:
+    registry = running.daemon.metrics.registry
+    async with running.stream() as client:
+        names = {"market": "crypto", "provider": "odd", "symbols": ["QUIET"], "channel": "ticks"}
+        await client.send_json({"type": "subscribe"} | names)
+        while not registry.get_sample_value("marketd_ticks_too_late_total", {"provider": "odd"}):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "server.host": ("127.0.0.2", host),
     "server.port": (str(PORT), port),
@@ -353,6 +369,7 @@ EFFECTS: Mapping[str, tuple[str, Callable[[Running], Awaitable[None]]]] = {
     "stream.stall": ("10ms", stall),
     "stream.ring": ("1", ring),
     "ticks.keep": ("1s", keep),
+    "ticks.late": ("1s", late),
 }
 # What only the process's log shows is changed below.
 LOGGED = {"log.level", "log.format"}

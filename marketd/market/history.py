@@ -21,6 +21,7 @@ from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler, Filling
 from marketd.market.stored import STORAGE, StoredReads
+from marketd.market.time_bars import TimeBarFeed
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.guard import BACKGROUND, Turn
@@ -172,6 +173,10 @@ class History:
     async def fetch_again(self, feed: Feed, span: TimeRange, *, turn: Turn = BACKGROUND) -> Brought:
         """Fetches and stores all of `span`; as background work, see backfill.manager.History."""
         return _brought(await self._filler.again(feed, span, turn=turn))
+
+    async def remake(self, feed: TimeBarFeed, span: TimeRange) -> None:
+        """See Filler.remake."""
+        await self._filler.remake(feed, span)
 
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""

@@ -13,6 +13,7 @@ from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import MAX_MS, TimeRange
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.events import FEED_STATES
 from marketd.streaming.messages import gap_message, ticks_snapshot_message
 from marketd.streaming.ring import Cursor, Replay
@@ -78,6 +79,7 @@ class TapeService:
         *,
         tapes: TapeAndPast,
         bars: BarsBeside,
+        broadcast: BroadcastManager,
         supervisor: Supervisor,
         metrics: Metrics,
         linger_ms: int,
@@ -88,6 +90,7 @@ class TapeService:
     ) -> None:
         self._tapes = tapes
         self._bars = bars
+        self._broadcast = broadcast
         self._supervisor = supervisor
         self._metrics = metrics
         self._linger_s = linger_ms / 1000
@@ -119,16 +122,14 @@ class TapeService:
             upstream.ending = None
         stream = upstream.stream
         stream.greet(subscription)
-        self._metrics.stream_subscriptions.inc()
         replay = None if resume is None else stream.ring.replay(resume)
         return TapeJoined(stream.cursor, upstream.worker.known_ms, replay)
 
     def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
         """Removes a subscription; without another, its upstream ends after the linger time."""
         upstream = self._upstreams[feed.instrument]
-        upstream.stream.subscriptions.remove(subscription)
-        self._metrics.stream_subscriptions.dec()
-        if not upstream.stream.subscriptions:
+        upstream.stream.channel.remove(subscription)
+        if not upstream.stream.channel:
             loop = asyncio.get_running_loop()
             upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
 
@@ -198,7 +199,9 @@ class TapeService:
         return counts
 
     def _follow(self, feed: TickFeed) -> _Upstream:
-        stream = TapeStream(feed.instrument, feed.provider.now_ms(), ring_size=self._ring_size)
+        stream = TapeStream(
+            feed.instrument, feed.provider.now_ms(), self._broadcast, ring_size=self._ring_size
+        )
         worker = TapeWorker(
             feed,
             tape=self._tapes,

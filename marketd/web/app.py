@@ -12,6 +12,7 @@ from marketd.market.aggregates import Aggregates
 from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
 from marketd.web import docs_page, keys, openapi, validation
@@ -35,6 +36,7 @@ def make_app(
     backfills: BackfillManager,
     gate: LoadGate,
     loader: PluginLoader,
+    broadcast: BroadcastManager,
     subscriptions: SubscriptionService,
     tapes: TapeService,
     metrics: Metrics,
@@ -58,7 +60,7 @@ def make_app(
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream
     app[READY] = answers
-    endpoint = StreamEndpoint(metrics)
+    endpoint = StreamEndpoint(broadcast, metrics)
     app.on_shutdown.append(endpoint.shutdown)
     app.add_routes(
         [

@@ -58,6 +58,10 @@ class Sink:
         """The messages written since the last time, once there are any."""
         async with asyncio.timeout(5):
             await self._written.wait()
+        return self.taken()
+
+    def taken(self) -> list[dict[str, Any]]:
+        """The same, without waiting."""
         self._written.clear()
         writes, self.writes = self.writes, []
         return [json.loads(payload) for data in writes for payload in payloads(data)]

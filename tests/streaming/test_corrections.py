@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar
@@ -78,6 +79,27 @@ async def test_two_bars_of_one_bucket_make_two_revisions_of_it(make_world: Make)
     for rev, minute in ((1, 11), (2, 13)):
         await world.storage.store(world.feed.series, [bar(minute, close=50.0)], [], at_ms=NOW)
         assert (await told(five))[1] == rev
+
+
+async def test_a_bucket_that_changes_while_it_is_read_is_told_as_it_has_become(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(HISTORY, NOW)
+    _, five = await followed(world, range(10, 15))
+    await told(five)
+    past, second = world.orchestrator.past, bar(13, close=60.0)
+
+    async def meanwhile(*args: Any, **options: Any) -> Any:
+        found = await past(*args, **options)
+        await world.storage.store(world.feed.series, [second], [], at_ms=NOW)
+        return found
+
+    monkeypatch.setattr(world.orchestrator, "past", meanwhile)
+    first = bar(11, close=50.0)
+    await world.storage.store(world.feed.series, [first], [], at_ms=NOW)
+    await told(five)
+    whole = resample([bar(10), first, bar(12), second, bar(14)], FIVE)[0]
+    assert await told(five) == (whole, 2)
 
 
 async def test_a_bar_of_before_the_first_client_is_told_too(make_world: Make) -> None:

@@ -228,6 +228,16 @@ async def test_the_upstream_ends_some_time_after_the_last_client(make_world: Mak
     await asyncio.wait_for(world.plugin.ended.wait(), 5)
 
 
+async def test_what_a_long_silence_held_back_cuts_nobody_who_reads(make_world: Make) -> None:
+    world = make_world([bar(minute) for minute in range(5_000)], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.clock.set(START + 5_000 * M + 20_000)
+    world.says(bar(5_000), closed=False)
+    assert await client.closed(4_990) == [bar(minute) for minute in range(10, 5_000)]
+    assert not client.is_cut
+
+
 async def test_a_broken_stream_is_told_mended_and_leaves_no_hole(make_world: Make) -> None:
     world = make_world([bar(minute) for minute in range(14)], NOW)
     client = world.client()

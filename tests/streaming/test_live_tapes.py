@@ -23,6 +23,7 @@ from marketd.market.tapes import Tapes
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.storage.sqlite import SQLiteStorage
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.ring import Cursor
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
@@ -48,10 +49,12 @@ class World:
         self.metrics = Metrics()
         self.tapes = Tapes(storage, self.metrics)
         self.supervisor = Supervisor(self.metrics)
+        self.broadcast = BroadcastManager(self.metrics)
         self.bars: list[Bar] = []
         self.service = TapeService(
             tapes=self.tapes,
             bars=self,
+            broadcast=self.broadcast,
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
@@ -125,7 +128,7 @@ async def test_a_trade_is_stored_and_then_told_to_everybody_by_one_upstream(
     make: Callable[..., World],
 ) -> None:
     world = make()
-    clients = [Client(world.metrics) for _ in range(20)]
+    clients = [Client(world.broadcast) for _ in range(20)]
     for client in clients:
         await world.join(client)
     world.says(tick(10), tick(20))
@@ -139,7 +142,7 @@ async def test_a_trade_is_stored_and_then_told_to_everybody_by_one_upstream(
 
 async def test_the_upstream_ends_some_time_after_its_last_client(make: Callable[..., World]) -> None:
     world = make()
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     subscription, _ = await world.join(client)
     world.says(tick(1))
     await trades(client, 1)
@@ -151,7 +154,7 @@ async def test_the_upstream_ends_some_time_after_its_last_client(make: Callable[
 
 async def test_a_trade_that_is_told_again_is_known_by_its_id(make: Callable[..., World]) -> None:
     world = make()
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10, "a"), tick(20, "b"))
     world.says(tick(20, "b"), tick(20, "c"))
@@ -161,7 +164,7 @@ async def test_a_trade_that_is_told_again_is_known_by_its_id(make: Callable[...,
 
 async def test_trades_without_an_id_that_are_alike_are_all_told(make: Callable[..., World]) -> None:
     world = make()
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client)
     for _ in range(3):
         world.says(tick(10, ""))
@@ -172,7 +175,7 @@ async def test_trades_without_an_id_that_are_alike_are_all_told(make: Callable[.
 
 async def test_a_connection_proves_the_time_between_its_trades(make: Callable[..., World]) -> None:
     world = make()
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10))
     world.says(tick(500), tick(900))
@@ -185,7 +188,7 @@ async def test_without_a_history_what_a_lost_connection_missed_is_told_as_a_gap(
     make: Callable[..., World],
 ) -> None:
     world = make()
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10), tick(20))
     await trades(client, 2)
@@ -199,7 +202,7 @@ async def test_without_a_history_what_a_lost_connection_missed_is_told_as_a_gap(
 
 async def test_with_a_history_what_was_missed_is_fetched_and_told(make: Callable[..., World]) -> None:
     world = make(RememberingPlugin)
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10), tick(20))
     await trades(client, 2)
@@ -222,7 +225,7 @@ async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
     make: Callable[..., World], cls: type[Any]
 ) -> None:
     world = make(cls)
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10), tick(20))
     await trades(client, 2)
@@ -268,7 +271,7 @@ async def test_while_the_store_is_away_trades_wait_and_nothing_is_told(tmp_path:
     storage = Faulty(tmp_path / "ticks.db")
     await storage.open()
     world = World(storage)
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(1))
     await trades(client, 1)
@@ -287,7 +290,7 @@ async def test_what_was_missed_is_replayed_with_the_late_or_read_from_the_store(
     make: Callable[..., World],
 ) -> None:
     world = make()
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     subscription, _ = await world.join(client)
     world.says(tick(10))
     cursor = (await client.next("tick"))["cursor"]
@@ -295,14 +298,14 @@ async def test_what_was_missed_is_replayed_with_the_late_or_read_from_the_store(
     await trades(client, 1)
     world.says(tick(5, "late"), at=20)
     await trades(client, 1)
-    back = Client(world.metrics)
+    back = Client(world.broadcast)
     _, recovered = await world.join(back, resume=cursor)
     assert recovered
     assert await trades(back, 2) == [tick(20), tick(5, "late")]
     for ms in range(30, 36):
         world.says(tick(ms))
         await trades(client, 1)
-    _, recovered = await world.join(back := Client(world.metrics), resume=cursor)
+    _, recovered = await world.join(back := Client(world.broadcast), resume=cursor)
     assert not recovered
     assert (await trades(back, 8))[1:] == [tick(20), *(tick(ms) for ms in range(30, 36))]
     world.service.unsubscribe(world.feed, subscription)
@@ -312,14 +315,14 @@ async def test_who_has_no_stream_of_trades_says_so(make: Callable[..., World]) -
     world = make()
     world.plugin.has_tick_stream = False
     with pytest.raises(Unsupported, match="no stream of trades"):
-        await world.join(Client(world.metrics))
+        await world.join(Client(world.broadcast))
 
 
 async def test_a_snapshot_tells_what_is_not_known_of_the_past(make: Callable[..., World]) -> None:
     world = make()
     known = Covered(START - 50, START - 20, Reason.DATA)
     await world.tapes.keep(world.feed, [tick(-30)], [known])
-    client = Client(world.metrics)
+    client = Client(world.broadcast)
     await world.join(client, since=START - 50)
     snapshot = await client.next("snapshot")
     assert (snapshot["ticks"], snapshot["complete"]) == ([list(tick(-30))], False)
@@ -342,12 +345,12 @@ def test_history_and_live_join_without_a_hole_or_a_duplicate(
         storage = SQLiteStorage(path / "ticks.db")
         await storage.open()
         world = World(storage, RememberingPlugin if has_history else TickingPlugin)
-        clients = [Client(world.metrics)]
+        clients = [Client(world.broadcast)]
         joins = [asyncio.create_task(world.join(clients[0], since=START))]
         said: list[Tick] = []
         for number, act in enumerate(acts):
             if act is None:
-                clients.append(Client(world.metrics))
+                clients.append(Client(world.broadcast))
                 joins.append(asyncio.create_task(world.join(clients[-1], since=START)))
                 await asyncio.sleep(0)
                 continue

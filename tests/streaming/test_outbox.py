@@ -13,9 +13,10 @@ from scripted import INSTRUMENT, MINUTE, bar
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.metrics import Metrics
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.events import BarEvent
 from marketd.streaming.messages import Format, Message, event_message
-from marketd.streaming.outbox import Outbox, Postman
+from marketd.streaming.outbox import Outbox
 
 SERIES = Series(INSTRUMENT, MINUTE)
 OTHER = Series(INSTRUMENT, Timeframe.parse("5m"))
@@ -31,7 +32,7 @@ class Box:
         self.outbox = Outbox(
             Format.JSON,
             self.sink,
-            Postman(self.metrics),
+            BroadcastManager(self.metrics),
             most_bytes=most_bytes,
             patience_s=patience_s,
             overflow=self._overflow,

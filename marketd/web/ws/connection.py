@@ -20,7 +20,7 @@ from marketd.streaming.messages import Format, Message, names
 from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import Joined, SubscriptionService
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeJoined, TapeService
 from marketd.supervisor import cancel_all
@@ -147,7 +147,7 @@ class Connection:
         joins = []
         told = []
         for series, feed in streams.items():
-            subscription = Subscription(series, self._outbox)
+            subscription = BarSubscription(series, self._outbox)
             joined = self._subscriptions.subscribe(feed, subscription, resume)
             joins.append((feed, subscription, joined))
             told.append(names(series) | {"channel": "bars", "cursor": joined.cursor.token()})
@@ -218,7 +218,7 @@ class Connection:
         return None, Cursor.parse(command["resume"], field="resume")
 
     async def _join(
-        self, feed: Feed, subscription: Subscription, joined: Joined, since: int | None
+        self, feed: Feed, subscription: BarSubscription, joined: Joined, since: int | None
     ) -> None:
         """History up to where live is whole, then live."""
         if since is not None:
@@ -228,7 +228,7 @@ class Connection:
     async def _resume(
         self,
         feed: Feed,
-        subscription: Subscription,
+        subscription: BarSubscription,
         joined: Joined,
         cursor: Cursor,
         command_id: str,
@@ -288,6 +288,8 @@ class _Wire:
     aiohttp writes what it has to say of its own (pings, the close) to the same transport in whole
     frames, so that nothing comes between the bytes of one.
     """
+
+    __slots__ = ("_most_bytes", "_transport", "_writer")
 
     def __init__(self, request: web.Request) -> None:
         assert request.transport is not None  # noqa: S101 - the handshake has just passed over it
