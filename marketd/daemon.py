@@ -7,16 +7,15 @@ import gc
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
 
 from aiohttp import web
-from prometheus_client import Counter
 
+from marketd import chores
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
@@ -27,7 +26,7 @@ from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
 from marketd.control.server import ControlServer
-from marketd.domain.errors import ConfigError, MarketdError, StorageFailed
+from marketd.domain.errors import ConfigError
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.late import LateTrades
@@ -40,7 +39,6 @@ from marketd.market.time_bars import TimeBars
 from marketd.metrics import Metrics
 from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
-from marketd.plugins.provider import Provider
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
 from marketd.storage.base import Change
@@ -62,12 +60,6 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 5.0
 # How many bytes of answers about the past are kept ready.
 _READY_BYTES = 32 << 20
-# How often a store that takes no writes is tried.
-_PROBE_S = 1.0
-# How often old trades are dropped, at the least.
-_DROP_S = 3600.0
-# How often, at the least, it is looked which providers nobody needs any more.
-_LOOK_S = 60.0
 # What counts as soon as it is read again; a change of all else counts after a restart.
 _RELOADED = ("providers", "plugins_may_add")
 
@@ -289,20 +281,24 @@ class Daemon:
             await control.open()
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
-        supervisor.run("probe storage", partial(_probe, storage, self.metrics.storage_fault_seconds))
+        supervisor.run(
+            "probe storage", partial(chores.probe, storage, self.metrics.storage_fault_seconds)
+        )
         supervisor.run("revise bars of late trades", late.run)
-        supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
+        supervisor.run("drop old trades", partial(chores.drop, storage, self._clock, config.ticks.keep))
         for plugin, extension, _ in self.loader.extensions:
             hearer = Hearer(
                 plugin, extension, timeout_s=config.upstream.timeout / 1000, metrics=self.metrics
             )
             storage.listen(partial(_tell, hearer))
             supervisor.run(f"tell {plugin} of bars", hearer.run)
-        supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
+        supervisor.run(
+            "close idle providers", partial(chores.close_idle, self.loader, config.upstream.idle)
+        )
         self._opened.push_async_callback(backfills.close)
         await backfills.open()
         for name in self.loader.providers.keys() - config.providers.keys():
-            supervisor.run(f"try {name}", partial(_try, self.loader.providers[name]))
+            supervisor.run(f"try {name}", partial(chores.open_if_there, self.loader.providers[name]))
 
     def _caches(self) -> list[BarCache]:
         """Where bars are looked for before the store is asked, nearest first."""
@@ -364,12 +360,6 @@ def _tell(hearer: Hearer, change: Change | None) -> None:
         hearer.tell(change.series, change.span)
 
 
-async def _try(provider: Provider) -> None:
-    """Opens a provider that nobody has configured, so that it shows whether it is there at all."""
-    with suppress(MarketdError):  # which is its health from now on, and logged
-        await provider.open()
-
-
 def _spare_what_stays() -> None:
     """Takes all that a start has made out of the garbage collector's way.
 
@@ -377,36 +367,3 @@ def _spare_what_stays() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:
-    while True:
-        await asyncio.sleep(min(idle_ms / 1000 / 4, _LOOK_S))
-        await loader.close_idle(idle_ms / 1000)
-
-
-async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
-    """Keeps no trade for much longer than it is to be kept."""
-    while True:
-        try:
-            await storage.drop_ticks(max(0, clock.now_ms() - keep_ms))
-        except StorageFailed as error:
-            log.warning("old trades not dropped reason=%s", error.message)
-        await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
-
-
-async def _probe(storage: Storage, seconds: Counter) -> None:
-    """Finds out that a store takes writes again, also when nobody has anything to write; adds up the
-    time until then."""
-    since_s = time.monotonic()
-    while True:
-        await asyncio.sleep(_PROBE_S)
-        had_fault = bool(storage.fault)
-        if had_fault:
-            # The store has logged it, and says so until it is over.
-            with suppress(StorageFailed):
-                await storage.probe()
-        now_s = time.monotonic()
-        if had_fault:
-            seconds.inc(now_s - since_s)
-        since_s = now_s
