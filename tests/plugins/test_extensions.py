@@ -147,7 +147,7 @@ async def test_an_ear_that_fails_keeps_no_bar_from_anybody(
         query = {"since": NOW - 10 * M, "before": NOW - end * M}
         _, answer = await get(daemon, "/api/v1/ohlcv", **names, **query)
         assert answer["complete"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not daemon.metrics.registry.get_sample_value(FAILURES, {"plugin": "odd"}):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     told = [one.getMessage() for one in caplog.records if "failed to hear" in one.getMessage()]
@@ -173,7 +173,7 @@ class Slow(Extension):
 
 
 async def heard(extension: Slow, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(extension.heard) < count:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
 
