@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.job import KIND, Backfill, State, Wanted
@@ -33,6 +34,8 @@ _AT_ONCE = 8
 MOST_KEPT = 1_000
 # How often claims are renewed, and it is looked what other nodes have left.
 _LOOK_S = 1.0
+# How many are told of in one go.
+_GIVE_WAY = 100
 
 
 class BackfillManager:
@@ -82,17 +85,20 @@ class BackfillManager:
         """Gives back what is worked on, so that other nodes need not wait for the claims to expire."""
         if self._task is not None:
             await cancel_all({self._task})
-        for worker in list(self._workers.values()):
+        workers = list(self._workers.values())
+        for worker in workers:
             await self._stop(worker)
-            try:
-                await self._storage.save_job(worker.backfill.job())
-            except (Superseded, StorageFailed):
-                # They do expire.
-                continue
+        with suppress(TimeoutError):
+            # Later than that they have expired by themselves.
+            async with asyncio.timeout(LEASE_MS / 1000):
+                await asyncio.gather(*(worker.give_back() for worker in workers))
 
-    async def all(self) -> list[Backfill]:
-        """The oldest first."""
-        return [self._of(job) for job in await self._storage.jobs(KIND)]
+    async def all(self) -> AsyncIterator[Backfill]:
+        """The oldest first. Whatever else there is to do comes in between."""
+        for number, job in enumerate(await self._storage.jobs(KIND), 1):
+            yield self._of(job)
+            if number % _GIVE_WAY == 0:
+                await asyncio.sleep(0)
 
     async def get(self, backfill_id: str) -> Backfill:
         """NotFound if there is none with that id."""

@@ -10,7 +10,7 @@ from marketd.backfill.job import Backfill, Brought, State
 from marketd.backfill.round import Means, Round
 from marketd.bus.base import LEASE_MS
 from marketd.clock import Clock
-from marketd.domain.errors import MarketdError, Superseded
+from marketd.domain.errors import MarketdError, StorageFailed, Superseded
 from marketd.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,13 @@ class Worker:
         """Returns once nothing is done any more."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+
+    async def give_back(self) -> None:
+        """Lets another node claim it at once, after `stop`."""
+        try:
+            await self._save(0)
+        except (StorageFailed, Superseded) as error:
+            log.info("backfill not given back id=%s reason=%s", self.backfill.id, error.message)
 
     async def _end(self, state: State) -> None:
         backfill = self.backfill

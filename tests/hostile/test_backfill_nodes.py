@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from uuid import uuid4
 
 import aiohttp
@@ -69,7 +71,7 @@ async def test_each_is_worked_on_by_one_node_and_any_node_tells_of_it_and_comman
     assert (await call(one, "GET", f"{PATH}/{told['id']}"))[0] == 404
 
 
-async def test_what_a_node_that_is_killed_was_at_another_takes_over_where_it_was(
+async def test_what_a_node_was_at_when_it_stopped_another_takes_over_and_it_notices_when_it_wakes_up(
     make: Make, database: str, redis_url: str
 ) -> None:
     world = await make(database=database, redis=RedisConfig(url=redis_url))
@@ -82,14 +84,27 @@ async def test_what_a_node_that_is_killed_was_at_another_takes_over_where_it_was
         async with aiohttp.ClientSession(doomed.url) as there.session:
             told = await begin(there)
             await until(there, told, lambda seen: seen["progress"] == 0.5)
-        world.clock.set(told["created"])
-        await world.start()
-        await until(world, told, lambda seen: seen["progress"] == 0.5)
-        assert running(world) == 0
-        await doomed.kill()
-    vendor.mood = well
-    vendor.asked.clear()
-    assert (await ended(world, told))["state"] == "done"
-    assert {one.span.start_ms < START + 300 * M for one in vendor.asked} == {True}
-    assert fetched_twice(world) == []
-    assert await world.stored() == world.truth(0, 600)
+            world.clock.set(told["created"])
+            await world.start()
+            await until(world, told, lambda seen: seen["progress"] == 0.5)
+            assert running(world) == 0
+            # To the others it is the same whether it is dead or not.
+            os.kill(doomed.pid, signal.SIGSTOP)
+            vendor.mood = well
+            vendor.asked.clear()
+            done = await ended(world, told)
+            assert (done["state"], done["progress"]) == ("done", 1.0)
+            assert {one.span.start_ms < START + 300 * M for one in vendor.asked} == {True}
+            assert fetched_twice(world) == []
+            assert await world.stored() == world.truth(0, 600)
+            os.kill(doomed.pid, signal.SIGCONT)
+            async with asyncio.timeout(20):
+                while "marketd_backfills_running 0.0" not in await metrics(there):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            for one in (world, there):
+                assert (await call(one, "GET", f"{PATH}/{told['id']}"))[1] == done
+
+
+async def metrics(world: World) -> str:
+    async with world.session.get("/metrics") as response:
+        return await response.text()

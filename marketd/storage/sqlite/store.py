@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -283,7 +283,9 @@ class SQLiteStorage(Storage):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             migrate(connection)
-            job_rows.end_claims(connection)
+            # A file that is damaged or takes no writes is served as far as it goes; the claims expire.
+            with suppress(sqlite3.DatabaseError):
+                job_rows.end_claims(connection)
             undo.pop_all()
         self._ids.forget()
         return connection

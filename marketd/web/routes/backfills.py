@@ -22,7 +22,7 @@ from marketd.web.validation import BODY, operation
     answers={200: (answers.BackfillsOut, "Every backfill, the oldest first.")},
 )
 async def get_backfills(request: web.Request) -> web.Response:
-    return _json({"backfills": [_told(one) for one in await request.app[BACKFILLS].all()]})
+    return _json({"backfills": [_told(one) async for one in request.app[BACKFILLS].all()]})
 
 
 @operation(
