@@ -14,6 +14,7 @@ Launch = Callable[..., Any]
 
 SIM = '[providers.sim]\nplugin = "sim"\nseed = 1\n'
 OTHER = '[providers.other]\nplugin = "sim"\nseed = {}\n'
+KEPT = '[[backfill]]\nprovider = "sim"\nmarket = "crypto"\nsymbols = ["BTC/USD"]\ntimeframe = "1d"\n'
 NAMES = {"market": "crypto", "symbol": "BTC/USD", "timeframe": "1d", "limit": 3}
 
 
@@ -53,6 +54,10 @@ async def test_only_what_has_changed_is_set_up_anew_and_nobody_else_notices(laun
         daemon.configure(SIM + OTHER.format('"many"'))
         refused = await daemon.logged("configuration refused")
         assert "providers.other.seed: Not a valid integer" in refused
+        assert await states(daemon) == {"sim": "up", "other": "idle", "new": "up"}
+        daemon.configure(OTHER.format(3) + KEPT)
+        refused = await daemon.logged("configuration refused")
+        assert "[[backfill]] 1, provider: there is no provider sim" in refused
         assert await states(daemon) == {"sim": "up", "other": "idle", "new": "up"}
         daemon.configure(SIM)
         await becomes(daemon, {"sim": "up"})
