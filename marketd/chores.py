@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 
 from prometheus_client import Counter
@@ -51,15 +50,13 @@ async def drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
 async def probe(storage: Storage, seconds: Counter) -> None:
     """Finds out that a store takes writes again, also when nobody has anything to write; adds up the
     time until then."""
-    since_s = time.monotonic()
+    counted_s = 0.0
     while True:
         await asyncio.sleep(_PROBE_S)
-        had_fault = bool(storage.fault)
-        if had_fault:
+        if storage.fault:
             # The store has logged it, and says so until it is over.
             with suppress(StorageFailed):
                 await storage.probe()
-        now_s = time.monotonic()
-        if had_fault:
-            seconds.inc(now_s - since_s)
-        since_s = now_s
+        failed_s = storage.failed_s
+        seconds.inc(failed_s - counted_s)
+        counted_s = failed_s

@@ -24,7 +24,7 @@ async def states(daemon: Any) -> dict[str, str]:
 
 
 async def becomes(daemon: Any, wanted: dict[str, str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await states(daemon) != wanted:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
 
@@ -33,7 +33,7 @@ async def test_only_what_has_changed_is_set_up_anew_and_nobody_else_notices(laun
     daemon = await launch(SIM + OTHER.format(2))
     before = await daemon.get("/api/v1/ohlcv", provider="other", **NAMES)
     ws = daemon.url.replace("http", "ws") + "/api/v1/stream"
-    async with websockets.connect(ws) as socket, asyncio.timeout(30):
+    async with websockets.connect(ws) as socket, asyncio.timeout(60):
         names = {"market": "crypto", "provider": "sim", "symbols": ["BTC/USD"], "timeframe": "1s"}
         await socket.send(json.dumps({"type": "subscribe", "id": "1"} | names))
         await becomes(daemon, {"sim": "up", "other": "up"})
