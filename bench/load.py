@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from select import EPOLLIN, epoll
 from typing import Protocol
 
+from bench.process import Server
+
 _CONNECTIONS = 8
 _PATIENCE_S = 30.0
 _HANDSHAKE = (
@@ -43,8 +45,26 @@ def metric(server: Address, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[ {{]", line))
 
 
-def requests_per_second(server: Address, paths: Iterator[str], *, seconds: float) -> float:
-    """Requests answered a second on a few kept-alive connections, each with one request under way.
+class Pace:
+    """How fast a server answers, round by round, and the time of a core that each request took it."""
+
+    def __init__(self, server: Server, paths: Iterator[str], *, seconds: float) -> None:
+        self._server = server
+        self._paths = paths
+        self._seconds = seconds
+        self.core_us: list[float] = []
+
+    def requests_per_second(self) -> float:
+        """One round."""
+        core_s, started_s = self._server.cpu_seconds(), time.perf_counter()
+        answered = _answers(self._server, self._paths, self._seconds)
+        took_s = time.perf_counter() - started_s
+        self.core_us.append((self._server.cpu_seconds() - core_s) / answered * 1e6)
+        return answered / took_s
+
+
+def _answers(server: Address, paths: Iterator[str], seconds: float) -> int:
+    """Requests answered on a few kept-alive connections, each with one request under way.
 
     They are read in turn: while one answer is read the server works on the others.
     """
@@ -62,7 +82,7 @@ def requests_per_second(server: Address, paths: Iterator[str], *, seconds: float
             answered += len(clients)
         for client in clients:
             _receive_answer(client, buffer)
-        return (answered + len(clients)) / (time.perf_counter() - started_s)
+        return answered + len(clients)
 
 
 class Audience:
