@@ -74,6 +74,12 @@ class Metrics:
             ["provider", "reason"],
             registry=registry,
         )
+        self.ticks_too_late = Counter(
+            "marketd_ticks_too_late_total",
+            "Trades that a stream told too late (ticks.late) to change the bars made of trades.",
+            ["provider"],
+            registry=registry,
+        )
         self.storage_faults = Counter(
             "marketd_storage_faults_total",
             "Times that the database has begun to take no writes, by the reason: full, read_only, io, "

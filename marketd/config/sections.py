@@ -168,6 +168,11 @@ class TicksConfig:
     """Trades."""
 
     keep: Millis = setting(duration(least="1s"), "1w", "How long a trade is kept.")
+    late: Millis = setting(
+        duration(least="0ms"),
+        "15m",
+        "How long after its close a bar that was made of trades is revised by a trade that comes late.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

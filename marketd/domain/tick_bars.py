@@ -9,6 +9,9 @@ from math import fsum
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.timeframe import Timeframe
 
+# What bars are made of trades where a provider has none that would do; others are derived.
+MADE_OF_TICKS = (Timeframe.parse("1m"), Timeframe.parse("1s"))
+
 
 def bars_of_ticks(ticks: Sequence[Tick], timeframe: Timeframe) -> list[Bar]:
     """The bars that `ticks` (ascending by time) make up; an interval without a trade gives none.

@@ -27,6 +27,9 @@ class TimeRange(NamedTuple):
         return TimeRange(max(self.start_ms, other.start_ms), min(self.end_ms, other.end_ms))
 
 
+EVER = TimeRange(MIN_MS, MAX_MS)
+
+
 def merge(ranges: Iterable[TimeRange]) -> list[TimeRange]:
     """The same times as `ranges` (in any order, overlapping or not) in the fewest ranges."""
     merged: list[TimeRange] = []

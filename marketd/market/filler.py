@@ -13,11 +13,12 @@ from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
+from marketd.market.time_bars import TimeBarFeed
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.guard import Turn
 from marketd.plugins.pages import Fetched
-from marketd.storage import Storage
+from marketd.storage import Storage, Stored
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +123,19 @@ class Filler:
         while cursor < span.end_ms:
             rest = TimeRange(cursor, span.end_ms)
             async with self._locks.hold(feed.series, rest):
-                page = await self._fetch(feed, rest, turn)
+                page = await self._fetch(feed, rest, turn, again=True)
             cursor = page.end_ms
             total = total.plus(page, page.refused)
         return total
+
+    async def remake(self, feed: TimeBarFeed, span: TimeRange) -> None:
+        """Makes the bars of `span` that are proven once more, of the trades that are stored by now."""
+        async with self._locks.hold(feed.series, span):
+            known = await self._storage.read(feed.series, span, limit=0)
+            for piece in proven(known.coverage):
+                bars = await feed.stored(piece.clip(span))
+                if bars:
+                    await self._store(feed, bars, [], at_ms=feed.provider.now_ms())
 
     async def tail(self, feed: Feed, start_ms: int, *, turn: Turn) -> list[Bar]:
         """The bars from `start_ms`, which is not before the settled end, up to the forming one.
@@ -170,16 +180,14 @@ class Filler:
                 await self._note_failure(feed, missing[0], stored.coverage)
                 raise
 
-    async def _fetch(self, feed: Feed, span: TimeRange, turn: Turn) -> _Page:
+    async def _fetch(self, feed: Feed, span: TimeRange, turn: Turn, *, again: bool = False) -> _Page:
         series = feed.series
         asked_at_ms, closed_ms, settled_ms = feed.present()
         shut = feed.closed(span)
         asked = _without_ends(span, shut)
         page = Fetched([], asked.end_ms, [])
         if not asked.is_empty:
-            page = await feed.provider.fetch(
-                series.instrument.symbol, series.timeframe, asked, feed.params, turn
-            )
+            page = await feed.fetch(asked, turn, again=again)
         if page.end_ms == asked.end_ms:
             page = page._replace(end_ms=span.end_ms)
         inserted = revised = 0
@@ -187,13 +195,8 @@ class Filler:
         answered = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
         covered = _statements(answered, page, shut, series.timeframe)
         if closed or covered:
-            stored = await self._storage.store(
-                series, closed, covered, at_ms=asked_at_ms, fence=feed.fence
-            )
-            name = feed.provider.name
+            stored = await self._store(feed, closed, covered, at_ms=asked_at_ms)
             inserted, revised = stored.inserted, len(stored.revised)
-            self._metrics.bars_stored.labels(name).inc(inserted)
-            self._metrics.bars_revised.labels(name).inc(revised)
         if page.end_ms > closed_ms:
             # Whoever asked for the end of the past will want the tail next.
             start_ms = max(settled_ms, span.start_ms)
@@ -207,6 +210,15 @@ class Filler:
             inserted=inserted,
             revised=revised,
         )
+
+    async def _store(
+        self, feed: Feed, bars: Sequence[Bar], covered: Sequence[Covered], *, at_ms: int
+    ) -> Stored:
+        stored = await self._storage.store(feed.series, bars, covered, at_ms=at_ms, fence=feed.fence)
+        name = feed.provider.name
+        self._metrics.bars_stored.labels(name).inc(stored.inserted)
+        self._metrics.bars_revised.labels(name).inc(len(stored.revised))
+        return stored
 
     async def _note_failure(self, feed: Feed, span: TimeRange, coverage: list[Covered]) -> None:
         """Keeps that the provider has failed, where nothing is known yet: at most once for a range."""

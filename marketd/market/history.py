@@ -21,6 +21,7 @@ from marketd.domain.timerange import MIN_MS, TimeRange, merge, subtract
 from marketd.market.doubts import Doubts
 from marketd.market.filler import Filler, Filling
 from marketd.market.stored import STORAGE, StoredReads
+from marketd.market.time_bars import TimeBarFeed
 from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.guard import BACKGROUND, Turn
@@ -173,6 +174,10 @@ class History:
         """Fetches and stores all of `span`; as background work, see backfill.manager.History."""
         return _brought(await self._filler.again(feed, span, turn=turn))
 
+    async def remake(self, feed: TimeBarFeed, span: TimeRange) -> None:
+        """See Filler.remake."""
+        await self._filler.remake(feed, span)
+
     async def gaps(self, feed: Feed, span: TimeRange) -> list[Gap]:
         """What of `span` is not proven, and why. Asks nobody, and reads no bar."""
         span = span.clip(feed.life).clip(TimeRange(MIN_MS, feed.present().settled_end_ms))
@@ -192,7 +197,8 @@ class History:
     def _tell(self, sources: Mapping[str, int], *, since_s: float) -> None:
         """Counts a read by its `sources`, the farthest first."""
         for source, count in sources.items():
-            self._metrics.bars_served.labels(source).inc(count)
+            if count:
+                self._metrics.bars_served.labels(source).inc(count)
         farthest = next((source for source, count in sources.items() if count), STORAGE)
         took_s = asyncio.get_running_loop().time() - since_s
         self._metrics.read_seconds.labels(farthest).observe(took_s)

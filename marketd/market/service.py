@@ -11,15 +11,16 @@ from urllib.parse import urlencode
 from marketd.backfill.job import Wanted
 from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap
-from marketd.domain.errors import NotReady, ProviderFailed, UnknownMarket, Unsupported
+from marketd.domain.errors import InvalidInput, NotReady, ProviderFailed, UnknownMarket, Unsupported
 from marketd.domain.fill import Fill, fill
 from marketd.domain.instrument import Instrument, Series, SymbolInfo, TickSeries
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
+from marketd.domain.timerange import EVER, MAX_MS, MIN_MS, TimeRange
 from marketd.domain.token import pack, unpack, unpack_time
 from marketd.market.orchestrator import Bars, DataOrchestrator
 from marketd.market.tick_bar_pages import TickBarPages
 from marketd.market.tick_pages import TickPages, TicksPage
+from marketd.market.time_bars import TimeBars
 from marketd.plugins.feed import Feed, TickFeed
 from marketd.plugins.loader import PluginLoader
 from marketd.plugins.provider import Provider
@@ -87,12 +88,14 @@ class MarketService:
         self,
         loader: PluginLoader,
         orchestrator: DataOrchestrator,
+        time_bars: TimeBars,
         tick_pages: TickPages,
         tick_bar_pages: TickBarPages,
         storage: Storage,
     ) -> None:
         self._loader = loader
         self._orchestrator = orchestrator
+        self._time_bars = time_bars
         self._tick_pages = tick_pages
         self._tick_bar_pages = tick_bar_pages
         self._storage = storage
@@ -141,13 +144,12 @@ class MarketService:
         instrument = name.instrument
         provider = self._loader.provider(instrument.provider)
         info = await provider.symbol(instrument.market, instrument.symbol)
-        params = provider.load_params(name.params)
         base = provider.base_of(instrument.symbol, name.timeframe)
         life = TimeRange(
             MIN_MS if info.first_ms is None else base.floor(info.first_ms),
             MAX_MS if info.last_ms is None else base.ceil(info.last_ms),
         )
-        return Feed(provider, name.series(base), params, life)
+        return self._feed(provider, name, base, life)
 
     async def _readable(self, name: SeriesName) -> Feed:
         """The same for a read: what is stored vouches for itself while its provider does not answer."""
@@ -163,8 +165,17 @@ class MarketService:
             if not kept:
                 raise
             base = max(kept, key=lambda one: one.nominal_ms)
-            ever = TimeRange(MIN_MS, MAX_MS)
-            return Feed(provider, name.series(base), provider.load_params(name.params), ever)
+            return self._feed(provider, name, base, EVER)
+
+    def _feed(self, provider: Provider, name: SeriesName, base: Timeframe, life: TimeRange) -> Feed:
+        if base not in provider.made_of_ticks(name.instrument.symbol):
+            return Feed(provider, name.series(base), provider.load_params(name.params), life)
+        if name.params:
+            raise InvalidInput(
+                f"{provider.name} has no {base} bars; those made of its trades take no parameters.",
+                field=next(iter(name.params))[:50],
+            )
+        return self._time_bars.feed(provider, name.instrument, base, life)
 
     async def feed_of(self, wanted: Wanted) -> Feed:
         """The base series that a backfill is of."""

@@ -19,16 +19,21 @@ from marketd.market.ranges import RangeLocks
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.plugins.guard import NOW, Turn
+from marketd.plugins.ticks import FetchedTicks
 from marketd.storage import Storage
 from marketd.storage.base import reach_of_ticks
 
 # Called with the new trades, how often it was called of the instrument, this time included, and whether
 # a stream has just said them.
 Told: TypeAlias = Callable[[Sequence[Tick], int, bool], None]
+# Called with the trades of any instrument that are new in the store, and whether a stream has said them.
+Came: TypeAlias = Callable[[TickFeed, Sequence[Tick], bool], None]
 
 # The present is not asked for again within this time.
 _FRESH_MS = 1_000
 _LAST_KEPT = 10_000
+# The most stored trades that one page of them holds, unless a millisecond has more.
+_PAGE = 20_000
 # Looking for the newest trades begins with so long a time, and goes on with four times as long each.
 _FIRST_WINDOW_MS = 60_000
 
@@ -80,6 +85,11 @@ class Tapes:
         self._locks = RangeLocks()
         # One an instrument that was ever asked for, of those that providers list.
         self._tapes: dict[Instrument, _Tape] = {}
+        self._watchers: list[Came] = []
+
+    def watch(self, came: Came) -> None:
+        """Calls `came`, in the loop, whenever trades are new in the store."""
+        self._watchers.append(came)
 
     def listen(self, feed: TickFeed, told: Told | None) -> None:
         """From now on `told` is called with the trades that are new in the store; None ends it."""
@@ -122,6 +132,36 @@ class Tapes:
                 gaps += refused
         return lay([], gaps)
 
+    async def page(
+        self, feed: TickFeed, span: TimeRange, turn: Turn, *, again: bool = False
+    ) -> FetchedTicks:
+        """The first trades of `span`, from the store once the provider was asked for what is not proven.
+
+        Where it has to be asked for the very first of them, that is one page of its; with `again` it is
+        asked in any case. Raises as `fill` does.
+        """
+        refused: list[Gap] = []
+        async with self._locks.hold(feed.instrument, span):
+            known = await self._storage.read_ticks(feed.instrument, span, limit=0)
+            missing = [span] if again else subtract(span, proven(known.coverage))
+            end_ms = missing[0].start_ms if missing else span.end_ms
+            if end_ms == span.start_ms:
+                end_ms, refused = await self._page(feed, missing[0], turn)
+        page = await self.stored(feed, TimeRange(span.start_ms, end_ms))
+        return page._replace(refused=[gap.range for gap in refused])
+
+    async def stored(self, feed: TickFeed, span: TimeRange) -> FetchedTicks:
+        """The first trades of `span` that are stored; `refused` is what of it is not proven."""
+        limit = _PAGE
+        while True:
+            read = await self._storage.read_ticks(feed.instrument, span, limit=limit)
+            end_ms = span.end_ms if len(read.ticks) < limit else read.ticks[-1][0]
+            if end_ms > span.start_ms:
+                told = TimeRange(span.start_ms, end_ms)
+                ticks = [tick for tick in read.ticks if tick[0] < end_ms]
+                return FetchedTicks(ticks, end_ms, subtract(told, proven(read.coverage)))
+            limit *= 2
+
     async def read(
         self,
         feed: TickFeed,
@@ -141,6 +181,7 @@ class Tapes:
         tape = self._tape(feed.instrument)
         asks = asks and feed.provider.has_tick_history
         asked: list[TimeRange] = []
+        unsettled: list[TimeRange] = []
         failure: ProviderFailed | NotReady | None = None
         reason = Reason.UNRECOVERABLE
         if feed.provider.has_tick_history and not asks:
@@ -178,9 +219,11 @@ class Tapes:
             except TimeoutError:
                 reason = Reason.PENDING
                 break
-            asked.append(TimeRange(piece.start_ms, end_ms))
-            asked = merge(asked)
-        gaps = self._gaps(feed, past, stored.coverage, asked, reason)
+            told = TimeRange(piece.start_ms, end_ms)
+            asked = merge([*asked, told])
+            # It may be there later: no gap, but no proof either.
+            unsettled.append(told.clip(TimeRange(now_ms - feed.provider.plugin.settle_ms, MAX_MS)))
+        gaps = self._gaps(feed, past, stored.coverage, unsettled, reason, now_ms)
         known_ms, newest_ms = _known_ms(reach, stored.coverage, gaps)
         return TapeRead(stored.ticks, reach, gaps, known_ms, newest_ms, seq, failure)
 
@@ -191,6 +234,8 @@ class Tapes:
         async with tape.lock:
             new = await self._storage.store_ticks(feed.instrument, ticks, covered)
             self._metrics.ticks_stored.labels(feed.provider.name).inc(len(new))
+            for came in self._watchers if new else ():
+                came(feed, new, is_live)
             if is_live and self._storage.identity:
                 # Others that share the database may follow the same, and have been faster.
                 new = tape.untold(ticks, new)
@@ -212,9 +257,9 @@ class Tapes:
         settled_ms = feed.provider.now_ms() - feed.provider.plugin.settle_ms
         page = await feed.provider.fetch_ticks(feed.instrument.symbol, span, turn)
         told = TimeRange(span.start_ms, min(page.end_ms, settled_ms))
-        refused = cover((piece.clip(told) for piece in page.refused), Reason.UNRECOVERABLE)
-        proofs = cover(subtract(told, [one.range for one in refused]), Reason.DATA)
-        await self.keep(feed, page.ticks, [*proofs, *refused])
+        refused = cover(page.refused, Reason.UNRECOVERABLE)
+        proofs = cover(subtract(told, page.refused), Reason.DATA)
+        await self.keep(feed, page.ticks, [*proofs, *(one.clip(told) for one in refused)])
         return page.end_ms, refused
 
     def _gaps(
@@ -222,14 +267,16 @@ class Tapes:
         feed: TickFeed,
         reach: TimeRange,
         coverage: Sequence[Covered],
-        asked: Sequence[TimeRange],
+        unsettled: Sequence[TimeRange],
         reason: Reason,
+        now_ms: int,
     ) -> list[Gap]:
-        """What of `reach` is not known, and why."""
-        now_ms = feed.provider.now_ms()
-        # What was just asked for and is not settled may be there later: no gap, but no proof either.
-        recent = TimeRange(now_ms - feed.provider.plugin.settle_ms - _FRESH_MS, now_ms + 1)
-        tail = [piece.clip(recent) for piece in asked]
+        """What of `reach` is not known, and why.
+
+        `now_ms` is the present up to which was asked: another look at the clock would make a gap of what
+        lies between the two. `unsettled` was asked for too early to be known.
+        """
+        tail = [*unsettled]
         if feed.provider.has_tick_history:
             tail.append(TimeRange(now_ms - _FRESH_MS, now_ms + 1))
         gaps: list[Gap] = []

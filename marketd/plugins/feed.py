@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.base import BarStreams
+from marketd.plugins.guard import NOW, Turn
+from marketd.plugins.pages import Fetched
 from marketd.plugins.provider import Provider
 
 
@@ -59,6 +61,14 @@ class Feed:
         """True if a bar that its stream calls closed may yet turn out otherwise."""
         plugin = self.provider.plugin
         return not (isinstance(plugin, BarStreams) and plugin.is_authoritative)
+
+    async def fetch(self, span: TimeRange, turn: Turn = NOW, *, again: bool = False) -> Fetched:
+        """The first page of bars in `span`, closed and forming; see Provider.fetch.
+
+        `again` says that what was told before may have changed.
+        """
+        symbol, timeframe = self.series.instrument.symbol, self.series.timeframe
+        return await self.provider.fetch(symbol, timeframe, span, self.params, turn)
 
     def present(self) -> Present:
         """Where the series stands now."""

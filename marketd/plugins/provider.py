@@ -29,6 +29,7 @@ from marketd.domain.errors import (
 )
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.rate_limit import RateLimit
+from marketd.domain.tick_bars import MADE_OF_TICKS
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange, merge
 from marketd.metrics import Metrics
@@ -45,7 +46,6 @@ from marketd.plugins.life import ProviderLife
 from marketd.plugins.pages import Fetched, PageReader, Question
 from marketd.plugins.params import load_params
 from marketd.plugins.symbols import SymbolBook
-from marketd.plugins.tick_bars import MADE_OF_TICKS, fetch_bars
 from marketd.plugins.ticks import FetchedTicks, TickReader
 
 T = TypeVar("T")
@@ -118,8 +118,8 @@ class Provider(ProviderLife):
         Where none of the provider's own does, it is one that can be made of its past trades.
         """
         bases = [base for base in self.plugin.timeframes_of(symbol) if base.tiles(wanted)]
-        if not bases and self.has_tick_history:
-            bases = [base for base in MADE_OF_TICKS if base.tiles(wanted)]
+        if not bases:
+            bases = [base for base in self.made_of_ticks(symbol) if base.tiles(wanted)]
         if not bases:
             have = ", ".join(str(base) for base in self.plugin.timeframes_of(symbol))
             raise Unsupported(
@@ -127,9 +127,16 @@ class Provider(ProviderLife):
             )
         return max(bases, key=lambda base: base.nominal_ms)
 
+    def made_of_ticks(self, symbol: str) -> list[Timeframe]:
+        """The base timeframes that the provider has not, but that trades of `symbol` make up."""
+        if not self.has_tick_history:
+            return []
+        own = self.plugin.timeframes_of(symbol)
+        return [base for base in MADE_OF_TICKS if base not in own]
+
     def load_params(self, params: Mapping[str, str]) -> dict[str, Any]:
         """The request parameters as the plugin's schema reads them; InvalidInput names a wrong one."""
-        return load_params(self.name, self.plugin.params_schema(), params)
+        return load_params(self.name, self.plugin.params_schema, params)
 
     async def markets(self) -> Sequence[str]:
         """Every market; a plugin may find out as it opens which these are."""
@@ -184,8 +191,6 @@ class Provider(ProviderLife):
         Raises ProviderFailed after the retries, or when what came back cannot be read at all, and
         ProviderRateLimited when its turn would not come in time.
         """
-        if self.has_tick_history and timeframe not in self.plugin.timeframes_of(symbol):
-            return await fetch_bars(lambda part: self.fetch_ticks(symbol, part, turn), timeframe, span)
         return await self._ask(
             lambda instance: self._fetch(instance, symbol, timeframe, span, params, turn)
         )

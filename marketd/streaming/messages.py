@@ -42,13 +42,19 @@ _ENCODERS: Mapping[Format, tuple[int, Callable[[Any], bytes]]] = {
 
 
 class Message:
-    """One message, encoded when a format is first asked for; one that `lasts` must not be left out."""
+    """One message, encoded when a format is first asked for; one that `lasts` must not be left out.
 
-    __slots__ = ("_frames", "body", "lasts")
+    `ticks` is what it says of trades, if it does.
+    """
 
-    def __init__(self, body: Mapping[str, Any], *, lasts: bool = True) -> None:
+    __slots__ = ("_frames", "body", "lasts", "ticks")
+
+    def __init__(
+        self, body: Mapping[str, Any], *, lasts: bool = True, ticks: TickEvent | None = None
+    ) -> None:
         self.body = body
         self.lasts = lasts
+        self.ticks = ticks
         self._frames: dict[Format, bytes] = {}
 
     def frame(self, how: Format) -> bytes:
@@ -114,7 +120,8 @@ def tape_message(instrument: Instrument, event: TapeNews, cursor: str) -> Messag
     """The same of trades."""
     match event:
         case TickEvent():
-            return Message({"type": "tick", **names(instrument), "ticks": event.ticks, "cursor": cursor})
+            body = {"type": "tick", **names(instrument), "ticks": event.ticks, "cursor": cursor}
+            return Message(body, ticks=event)
         case GapEvent():
             return gap_message(instrument, event.gap)
         case HealthEvent():

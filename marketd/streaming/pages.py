@@ -15,7 +15,7 @@ from marketd.storage import Change
 from marketd.streaming.messages import BarStream, Message, S, gap_message, snapshot_message
 from marketd.streaming.needs import Past, PastBars
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription
 
 F = TypeVar("F", bound=Feed | TickFeed)
 
@@ -75,7 +75,7 @@ class Pages(Generic[F, S]):
                 break
         return page
 
-    async def send(self, feed: F, subscription: Subscription[S], since: int, until: Cursor) -> bool:
+    async def send(self, feed: F, subscription: BarSubscription[S], since: int, until: Cursor) -> bool:
         """Sends the closed bars of `[since, until.next_ms)` as snapshots.
 
         A history that cannot be had is told as a gap; the answer says whether all of it was sent.
@@ -92,7 +92,7 @@ class Pages(Generic[F, S]):
     async def resume(
         self,
         feed: F,
-        subscription: Subscription[S],
+        subscription: BarSubscription[S],
         cursor: Cursor,
         replay: Replay | None,
         until: Cursor,

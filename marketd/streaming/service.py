@@ -21,13 +21,12 @@ from marketd.streaming.front import Front
 from marketd.streaming.needs import History
 from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.stream import Stream
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription, Stream
 from marketd.supervisor import Supervisor
 
+_RETRY_S = 2.0
 # How many bars of history are sent at once.
 _PAGE = 2_000
-_RETRY_S = 2.0
 
 
 class Worker(Protocol):
@@ -82,6 +81,7 @@ class SubscriptionService:
         *,
         history: History,
         storage: Storage,
+        broadcast: BroadcastManager,
         supervisor: Supervisor,
         metrics: Metrics,
         linger_ms: int,
@@ -97,7 +97,7 @@ class SubscriptionService:
         self._ring_size = ring
         self._most_streams = most_streams
         self._count = 0
-        self._broadcast = BroadcastManager[Series](metrics)
+        self._broadcast = broadcast
         self._pages = Pages(history, _PAGE)
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
@@ -111,7 +111,7 @@ class SubscriptionService:
             )
 
     def subscribe(
-        self, feed: Feed, subscription: Subscription[Series], resume: Cursor | None = None
+        self, feed: Feed, subscription: BarSubscription[Series], resume: Cursor | None = None
     ) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
         upstream = self._upstreams.get(feed.series) or self._follow(feed)
@@ -120,27 +120,28 @@ class SubscriptionService:
         if stream.ending is not None:
             stream.ending.cancel()
             stream.ending = None
-        self._broadcast.add(subscription)
+        stream.channel.add(subscription)
         for message in stream.greeting(upstream.health):
-            subscription.deliver(message)
+            subscription.keep(message)
         return Joined(stream.cursor, None if resume is None else stream.ring.replay(resume))
 
-    def unsubscribe(self, feed: Feed, subscription: Subscription[Series]) -> None:
+    def unsubscribe(self, feed: Feed, subscription: BarSubscription[Series]) -> None:
         """Removes a subscription; a stream without another ends after the linger time."""
-        if self._broadcast.remove(subscription):
-            upstream = self._upstreams[feed.series]
-            stream = upstream.streams[subscription.series]
+        upstream = self._upstreams[feed.series]
+        stream = upstream.streams[subscription.series]
+        stream.channel.remove(subscription)
+        if not stream.channel:
             loop = asyncio.get_running_loop()
             stream.ending = loop.call_later(self._linger_s, self._end, upstream, stream)
 
     async def catch_up(
-        self, feed: Feed, subscription: Subscription[Series], since: int, joined: Joined
+        self, feed: Feed, subscription: BarSubscription[Series], since: int, joined: Joined
     ) -> bool:
         """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
         return await self._pages.send(feed, subscription, since, joined.cursor)
 
     async def resume(
-        self, feed: Feed, subscription: Subscription[Series], cursor: Cursor, joined: Joined
+        self, feed: Feed, subscription: BarSubscription[Series], cursor: Cursor, joined: Joined
     ) -> bool:
         """Sends what a client has missed since `cursor`; see Pages.resume."""
         return await self._pages.resume(feed, subscription, cursor, joined.replay, joined.cursor)
@@ -205,8 +206,13 @@ class SubscriptionService:
                 if deriver.is_waiting:
                     deriver.begin(*await self._history.closed(feed, bucket))
                 else:
-                    bucket_ms = await stream.next_revised()
-                    stream.revised(bucket_ms, await self._whole(feed, stream.series, bucket_ms))
+                    bucket_ms, rev = await stream.next_revised()
+                    try:
+                        whole = await self._whole(feed, stream.series, bucket_ms)
+                    except MarketdError:
+                        stream.revise(bucket_ms, rev)
+                        raise
+                    stream.revised(bucket_ms, rev, whole)
             except MarketdError as error:
                 if not is_down:
                     stream.take(HealthEvent("down", error.message))

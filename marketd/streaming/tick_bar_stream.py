@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Gap
 from marketd.domain.instrument import TickSeries
-from marketd.streaming.broadcast import BroadcastManager
+from marketd.streaming.broadcast import BroadcastManager, Channel
 from marketd.streaming.events import BarEvent, GapEvent, HealthEvent, RevisedEvent, TickBarNews
 from marketd.streaming.messages import Message, event_message
 from marketd.streaming.ring import Cursor, Ring
@@ -28,7 +28,7 @@ class TickBarStream:
         self,
         series: TickSeries,
         next_ms: int,
-        broadcast: BroadcastManager[TickSeries],
+        broadcast: BroadcastManager,
         *,
         ring_size: int,
         revised: Callable[[], None],
@@ -36,7 +36,7 @@ class TickBarStream:
         self.series = series
         self.health = HealthEvent("live", "")
         self.begun: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
-        self._broadcast = broadcast
+        self.channel = Channel(broadcast)
         self._ring_size = ring_size
         self._revised = revised
         self.next_ms = next_ms
@@ -80,14 +80,14 @@ class TickBarStream:
         """Tells the bar that forms, if it has changed."""
         event = None if bar is None else BarEvent(bar, closed=False)
         if event is not None and event != self._forming:
-            self._broadcast.publish(self.series, self._passing(event))
+            self.channel.publish(self._passing(event))
         self._forming = event
 
     def tell(self, health: HealthEvent) -> None:
         """Says what has become of the trades behind it, once."""
         if health.state != self.health.state:
             self.health = health
-            self._broadcast.publish(self.series, self._passing(health))
+            self.channel.publish(self._passing(health))
 
     def greeting(self) -> list[Message]:
         """What a client is told when it joins: the forming bar, and that its trades are not well."""
@@ -101,7 +101,7 @@ class TickBarStream:
         cursor = self.ring.cursor(self.next_ms, ahead=1)
         message = event_message(self.series, event, cursor.token())
         self.ring.add(message, self.next_ms)
-        self._broadcast.publish(self.series, message)
+        self.channel.publish(message)
 
     def _passing(self, event: TickBarNews) -> Message:
         return event_message(self.series, event, self.cursor.token())

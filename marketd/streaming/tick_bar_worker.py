@@ -17,9 +17,7 @@ from marketd.domain.bar import Bar, Tick, open_time
 from marketd.domain.coverage import Gap
 from marketd.domain.errors import MarketdError
 from marketd.domain.timeframe import day_of
-from marketd.streaming.events import HealthEvent, TapeNews
-from marketd.streaming.messages import Message
-from marketd.streaming.tape_stream import TapeListener
+from marketd.streaming.events import GapEvent, HealthEvent
 from marketd.streaming.tick_bar_stream import TickBarStream
 
 # So many bars are remembered: a trade that comes late begins the count anew with one of them.
@@ -64,8 +62,8 @@ class Walk(Protocol):
         """Goes on over what is stored, as far as nothing is missing."""
 
 
-class TickBarWorker(TapeListener):
-    """Moves a stream on. It is to be told of the instrument's trades.
+class TickBarWorker:
+    """Moves a stream on. It is a TapeListener.
 
     `walks` begins to count at a time at which a bar begins: at first at `day_ms`, the beginning of the
     day, of which the provider is asked for `patience_s`.
@@ -108,7 +106,7 @@ class TickBarWorker(TapeListener):
             self._news = [(min(times), max(numbers))]
         self._has_news.set()
 
-    def deliver(self, event: TapeNews, message: Message) -> None:
+    def take(self, event: GapEvent | HealthEvent) -> None:
         """See TapeListener."""
         if isinstance(event, HealthEvent):
             self._health = event

@@ -11,13 +11,12 @@ from marketd.domain.errors import LimitExceeded
 from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
-from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.needs import Past
 from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tapes import TapeService
 from marketd.streaming.tick_bar_stream import TickBarStream
 from marketd.streaming.tick_bar_worker import TickBarWorker, Walk
@@ -69,8 +68,8 @@ class TickBarService:
         *,
         tapes: TapeService,
         past: CountedPast,
+        broadcast: BroadcastManager,
         supervisor: Supervisor,
-        metrics: Metrics,
         linger_ms: int,
         ring: int,
         most_streams: int,
@@ -83,7 +82,7 @@ class TickBarService:
         self._ring_size = ring
         self._most_streams = most_streams
         self._patience_s = request_timeout_ms / 1000
-        self._broadcast = BroadcastManager[TickSeries](metrics)
+        self._broadcast = broadcast
         self._pages = Pages(past, _PAGE)
         self._counts: dict[TickSeries, _Count] = {}
 
@@ -96,7 +95,7 @@ class TickBarService:
             )
 
     def subscribe(
-        self, feed: TickFeed, subscription: Subscription[TickSeries], resume: Cursor | None = None
+        self, feed: TickFeed, subscription: BarSubscription[TickSeries], resume: Cursor | None = None
     ) -> TickBarsJoined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before.
 
@@ -107,24 +106,25 @@ class TickBarService:
             count.ending.cancel()
             count.ending = None
         stream = count.stream
-        self._broadcast.add(subscription)
+        stream.channel.add(subscription)
         for message in stream.greeting():
-            subscription.deliver(message)
+            subscription.keep(message)
         begun = None if stream.begun.done() else stream.begun
         replay = None if resume is None or begun else stream.ring.replay(resume)
         return TickBarsJoined(stream.cursor, begun, replay)
 
-    def unsubscribe(self, feed: TickFeed, subscription: Subscription[TickSeries]) -> None:
+    def unsubscribe(self, feed: TickFeed, subscription: BarSubscription[TickSeries]) -> None:
         """Removes a subscription; a series without another ends after the linger time."""
-        if self._broadcast.remove(subscription):
-            count = self._counts[subscription.series]
+        count = self._counts[subscription.series]
+        count.stream.channel.remove(subscription)
+        if not count.stream.channel:
             loop = asyncio.get_running_loop()
             count.ending = loop.call_later(self._linger_s, self._end, count)
 
     async def catch_up(
         self,
         feed: TickFeed,
-        subscription: Subscription[TickSeries],
+        subscription: BarSubscription[TickSeries],
         since: int,
         joined: TickBarsJoined,
     ) -> bool:
@@ -134,7 +134,7 @@ class TickBarService:
     async def resume(
         self,
         feed: TickFeed,
-        subscription: Subscription[TickSeries],
+        subscription: BarSubscription[TickSeries],
         cursor: Cursor,
         joined: TickBarsJoined,
     ) -> bool:

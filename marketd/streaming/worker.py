@@ -103,7 +103,9 @@ class SeriesWorker:
         """Makes up for what a stream may keep to itself."""
         feed, history = self._feed, self._history
         self._heard_ms = feed.provider.now_ms()
-        group.create_task(self._watch_closes(inbox))
+        # Read now, not when the task begins: an interval may end in between.
+        passed_ms = self._timeframe.floor(feed.provider.plugin.clock.now_ms() - self._lag_ms)
+        group.create_task(self._watch_closes(inbox, passed_ms))
         silence = watch_silence(feed, history, heard_ms=lambda: self._heard_ms, stall_ms=self._stall_ms)
         group.create_task(silence)
         if feed.may_correct:
@@ -147,14 +149,14 @@ class SeriesWorker:
             return provider.stream(symbol, self._timeframe)
         return poll(self._feed, self._history, lag_ms=self._lag_ms)
 
-    async def _watch_closes(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
+    async def _watch_closes(self, inbox: asyncio.Queue[BarUpdate | int], passed_ms: int) -> None:
         """Puts the time up to which every bar should have been reported, whenever that moves on."""
-        plugin, timeframe = self._feed.provider.plugin, self._timeframe
-        lag_ms = self._lag_ms
+        clock, timeframe, lag_ms = self._feed.provider.plugin.clock, self._timeframe, self._lag_ms
         while True:
-            await plugin.clock.sleep_until(timeframe.end(plugin.clock.now_ms() - lag_ms) + lag_ms)
+            await clock.sleep_until(timeframe.end(passed_ms) + lag_ms)
             # The clock may have jumped over several closes.
-            await inbox.put(timeframe.floor(plugin.clock.now_ms() - lag_ms))
+            passed_ms = timeframe.floor(clock.now_ms() - lag_ms)
+            await inbox.put(passed_ms)
 
     async def _take(self, update: BarUpdate) -> None:
         bar, closed = update

@@ -12,6 +12,7 @@ from marketd.market.aggregates import Aggregates
 from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
 from marketd.streaming.tick_bars import TickBarService
@@ -36,6 +37,7 @@ def make_app(
     backfills: BackfillManager,
     gate: LoadGate,
     loader: PluginLoader,
+    broadcast: BroadcastManager,
     subscriptions: SubscriptionService,
     tapes: TapeService,
     tick_bars: TickBarService,
@@ -61,7 +63,7 @@ def make_app(
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream
     app[READY] = answers
-    endpoint = StreamEndpoint(metrics)
+    endpoint = StreamEndpoint(broadcast, metrics)
     app.on_shutdown.append(endpoint.shutdown)
     app.add_routes(
         [

@@ -74,7 +74,7 @@ class ManualTime:
         return self.now_us
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LIMITS, COMMANDS)
 def test_a_local_allowance_is_the_model(limit: RateLimit, commands: list[Command]) -> None:
     async def run() -> None:
@@ -97,7 +97,7 @@ def test_a_local_allowance_is_the_model(limit: RateLimit, commands: list[Command
 def test_a_shared_allowance_is_the_model(redis_url: str) -> None:
     """Time is Redis' own here, and passes as it likes: the model is told what it was."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(LIMITS, st.lists(st.tuples(st.integers(1, 25), st.booleans()), min_size=1, max_size=80))
     def check(limit: RateLimit, takes: list[tuple[int, bool]]) -> None:
         async def run() -> None:
@@ -150,10 +150,15 @@ def most_in_any(turns: list[float], window_s: float) -> int:
 async def test_one_caller_uses_nearly_all_of_it_and_never_more(make: Make) -> None:
     # A burst of a tenth of a second: what a busy machine wakes too late for is made up for.
     limit = RateLimit(requests=50, per_ms=1_000, burst=5)
-    turns = await spend(RateLimiter(make()), limit, 1.0)
-    assert 0.95 * 50 <= len(turns) <= 50 + limit.burst + 1
-    for window_s in (0.05, 0.2, 0.5):
-        assert most_in_any(turns, window_s) <= limit.burst + window_s * 50 + 1
+    # Once in three seconds it is not even busier.
+    for _ in range(3):
+        turns = await spend(RateLimiter(make()), limit, 1.0)
+        assert len(turns) <= 50 + limit.burst + 1
+        for window_s in (0.05, 0.2, 0.5):
+            assert most_in_any(turns, window_s) <= limit.burst + window_s * 50 + 1
+        if len(turns) >= 0.95 * 50:
+            return
+    pytest.fail(f"{len(turns)} turns of 50")
 
 
 async def test_a_block_stops_everybody_for_as_long_as_it_says(make: Make) -> None:
@@ -170,15 +175,15 @@ async def test_a_block_stops_everybody_for_as_long_as_it_says(make: Make) -> Non
 
 
 async def test_background_work_gets_what_interactive_callers_leave(make: Make) -> None:
-    limit = RateLimit(requests=200, per_ms=1_000, burst=2)
+    limit = RateLimit(requests=50, per_ms=1_000, burst=2)
     limiter = RateLimiter(make())
     background, interactive = await asyncio.gather(
         spend(limiter, limit, 0.6, background=True), spend(limiter, limit, 0.4)
     )
     end_s = interactive[-1]
-    assert len(interactive) >= 0.9 * 80
+    assert len(interactive) >= 0.9 * 20
     assert sum(turn_s < end_s for turn_s in background) <= 3
-    assert sum(turn_s >= end_s for turn_s in background) >= 0.5 * 40
+    assert sum(turn_s >= end_s for turn_s in background) >= 0.5 * 10
 
 
 async def test_a_cost_above_the_burst_waits_for_all_of_it(make: Make) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -37,7 +36,7 @@ VALUES = st.one_of(st.none(), st.floats().map(lambda value: value + 0.0))  # -0.
 
 
 @given(values=st.lists(st.tuples(*[VALUES] * 5), max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 async def test_every_value_comes_back_exactly(
     new_database: Callable[[], Callable[[], Storage]], values: list[tuple[Value, ...]]
 ) -> None:
@@ -236,13 +235,13 @@ def hostile_series() -> list[Series]:
         "x" * 5_001,
     ]
     return [
-        *(replace(SERIES, instrument=replace(INSTRUMENT, symbol=symbol)) for symbol in symbols),
-        replace(SERIES, instrument=replace(INSTRUMENT, market="us_equity")),
-        replace(SERIES, instrument=replace(INSTRUMENT, provider="other")),
-        replace(SERIES, timeframe=Timeframe.parse("1M")),
-        replace(SERIES, timeframe=Timeframe.parse("60s")),
-        replace(SERIES, variant="adjustment=split"),
-        replace(SERIES, variant="adjustment=Split"),
+        *(SERIES._replace(instrument=INSTRUMENT._replace(symbol=symbol)) for symbol in symbols),
+        SERIES._replace(instrument=INSTRUMENT._replace(market="us_equity")),
+        SERIES._replace(instrument=INSTRUMENT._replace(provider="other")),
+        SERIES._replace(timeframe=Timeframe.parse("1M")),
+        SERIES._replace(timeframe=Timeframe.parse("60s")),
+        SERIES._replace(variant="adjustment=split"),
+        SERIES._replace(variant="adjustment=Split"),
         Series(Instrument("a", "b", "c/d"), MINUTE),
         Series(Instrument("a", "b/c", "d"), MINUTE),
         Series(Instrument("a/b", "c", "d"), MINUTE),
@@ -280,7 +279,7 @@ async def test_an_unknown_series_is_empty_before_and_after_it_is_asked_for(stora
     limit=st.integers(0, 45),
     newest=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_a_read_gives_the_first_or_the_last_bars_of_a_half_open_span(
     new_database: Callable[[], Callable[[], Storage]],
     stored: set[int],
@@ -304,7 +303,7 @@ async def test_a_read_gives_the_first_or_the_last_bars_of_a_half_open_span(
     start=MINUTES,
     end=MINUTES,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_coverage_says_of_every_moment_the_newest_proof_or_else_the_newest_word(
     new_database: Callable[[], Callable[[], Storage]],
     writes: list[list[Covered]],

@@ -55,7 +55,7 @@ def dense(minutes: int, first_ms: int = START) -> list[Bar]:
 
 
 @given(steps=st.lists(st.tuples(PAGES, st.booleans(), st.lists(QUESTIONS, max_size=4)), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_an_aggregate_is_what_the_resampler_gives_whatever_was_asked_or_stored_before(
     new_database: Callable[[], Callable[[], Storage]],
     steps: list[tuple[list[Bar], bool, list[tuple[Timeframe, TimeRange, int, bool]]]],

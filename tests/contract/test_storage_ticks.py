@@ -78,7 +78,7 @@ async def test_equal_trades_without_an_id_are_as_many_as_they_are_in_a_batch(sto
 
 
 @given(batches=st.lists(TICKS, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 async def test_a_batch_stored_again_changes_nothing(
     new_database: Callable[[], Callable[[], Storage]], batches: Sequence[list[Tick]]
 ) -> None:

@@ -72,7 +72,7 @@ def truth(
     return list(select(resample(seen, timeframe), since=since, before=end, limit=limit))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_answer_is_the_truth_and_nothing_is_fetched_twice(data: st.DataObject) -> None:
     minutes = data.draw(

@@ -206,7 +206,7 @@ def test_a_cached_read_is_the_read_without_a_cache(
             lambda: Comparison(  # type: ignore[arg-type]  # any maker of machines will do
                 tmp_path_factory.mktemp("stored") / "bars.db", server if shares else None
             ),
-            settings=settings(max_examples=12, stateful_step_count=20, deadline=None),
+            settings=settings(max_examples=12, stateful_step_count=20),
         )
 
 

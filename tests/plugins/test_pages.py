@@ -62,7 +62,7 @@ async def whole(
     return found, pages
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sets(st.integers(0, 400), min_size=60),
     st.integers(1, 120),

@@ -51,7 +51,7 @@ def as_bars(ticks: Sequence[Tick]) -> list[Bar]:
     return [(t, price, price, price, price, size) for t, price, size, _, _ in ticks]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(symbol=symbols, seed=st.sampled_from(SEEDS), t_ms=instants)
 def test_every_level_is_exactly_the_fold_of_the_next(
     histories: dict[tuple[str, int], History], symbol: str, seed: int, t_ms: int
@@ -75,7 +75,7 @@ def test_every_level_is_exactly_the_fold_of_the_next(
         assert {side for *_, side, _ in ticks} <= {"buy", "sell"}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     symbol=symbols,
     timeframe=timeframes,
@@ -101,7 +101,7 @@ def test_a_part_of_a_range_is_a_slice_of_the_whole(
     assert history.bars(timeframe, start, end, limit) == expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(symbol=symbols, timeframe=timeframes, t_ms=instants)
 def test_two_instances_agree_and_another_seed_is_another_history(
     histories: dict[tuple[str, int], History], symbol: str, timeframe: Timeframe, t_ms: int
@@ -122,7 +122,7 @@ def check_forming(history: History, timeframe: Timeframe, now: int) -> None:
     assert ([] if forming is None else [forming]) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     symbol=symbols, timeframe=st.sampled_from((SECOND, MINUTE)), t_ms=instants, at_trade=st.booleans()
 )
@@ -137,7 +137,7 @@ def test_the_forming_bar_is_the_fold_of_the_trades_up_to_now(
     check_forming(history, timeframe, (at_trade and history.next_trade_ms(t_ms)) or t_ms)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(symbol=symbols, t_ms=instants)
 def test_the_forming_day_is_the_fold_of_the_trades_up_to_now(
     histories: dict[tuple[str, int], History], symbol: str, t_ms: int
@@ -145,7 +145,7 @@ def test_the_forming_day_is_the_fold_of_the_trades_up_to_now(
     check_forming(histories[symbol, 1], DAY, t_ms)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(symbol=symbols, timeframe=timeframes, now=instants)
 def test_at_any_time_the_bars_are_the_closed_ones_and_at_most_one_forming(
     histories: dict[tuple[str, int], History], symbol: str, timeframe: Timeframe, now: int
@@ -161,7 +161,7 @@ def test_at_any_time_the_bars_are_the_closed_ones_and_at_most_one_forming(
     assert history.bars_at(now, timeframe, since, MAX_MS, 3) == bars[:3]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(symbol=symbols, t_ms=instants)
 def test_the_next_trade_is_the_first_of_the_trades_to_come(
     histories: dict[tuple[str, int], History], symbol: str, t_ms: int

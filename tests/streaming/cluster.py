@@ -25,7 +25,7 @@ from marketd.streaming.nodes import Nodes
 
 HISTORY = [bar(minute) for minute in range(10)]
 NOW = START + 10 * M + 20_000
-PATIENCE_S = 10
+PATIENCE_S = 20
 
 
 class Wire:
@@ -95,7 +95,8 @@ class Node:
         self.storage = PostgresStorage(cluster.url, connections=2)
         self.metrics = Metrics()
         self.nodes = Nodes(self.leases, self.storage, self.metrics, now_s=lambda: cluster.now_s)
-        others = Others(self.nodes, Bus(cluster.hub, self.talk), cluster.clock, self.metrics)
+        self.bus = Bus(cluster.hub, self.talk)
+        others = Others(self.nodes, self.bus, cluster.clock, self.metrics)
         plugin = scripted(HISTORY, now_ms=NOW, cls=Listened, clock=cluster.clock)
         plugin.bars = cluster.bars
         self.plugin = cast("Listened", plugin)
@@ -115,6 +116,11 @@ class Node:
     def leads(self) -> bool:
         """Whether its plugin is listened to."""
         return self.plugin.listeners > 0
+
+    @property
+    def hears(self) -> bool:
+        """Whether it listens to what another node says as the leader."""
+        return bool(self.bus._heard)
 
     async def died(self) -> None:
         """It is gone, and gives nothing back."""

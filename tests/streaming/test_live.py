@@ -225,7 +225,17 @@ async def test_the_upstream_ends_some_time_after_the_last_client(make_world: Mak
     await client.next("bar")
     assert world.plugin.streams == 1
     world.service.unsubscribe(world.feed, again)
-    await asyncio.wait_for(world.plugin.ended.wait(), 5)
+    await asyncio.wait_for(world.plugin.ended.wait(), 30)
+
+
+async def test_what_a_long_silence_held_back_cuts_nobody_who_reads(make_world: Make) -> None:
+    world = make_world([bar(minute) for minute in range(5_000)], NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.clock.set(START + 5_000 * M + 20_000)
+    world.says(bar(5_000), closed=False)
+    assert await client.closed(4_990) == [bar(minute) for minute in range(10, 5_000)]
+    assert not client.is_cut
 
 
 async def test_a_broken_stream_is_told_mended_and_leaves_no_hole(make_world: Make) -> None:
@@ -284,7 +294,7 @@ async def test_a_provider_without_a_stream_is_polled(make_world: Make) -> None:
 
 async def test_bars_with_parameters_are_polled_since_a_stream_knows_of_none(make_world: Make) -> None:
     world = make_world([*HISTORY, bar(10)], NOW)
-    adjusted = replace(world.feed.series, variant="adjustment=split")
+    adjusted = world.feed.series._replace(variant="adjustment=split")
     world.feed = replace(world.feed, series=adjusted, params={"adjustment": "split"})
     client = world.client()
     world.subscribe(client)[0].go_live()

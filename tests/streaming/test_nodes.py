@@ -35,7 +35,7 @@ async def two(cluster: Cluster) -> tuple[Node, Node]:
     leader, follower = await cluster.node(), await cluster.node()
     for node in (leader, follower):
         await node.join()
-    await until(lambda: leader.leads)
+    await until(lambda: leader.leads and follower.hears)
     return leader, follower
 
 

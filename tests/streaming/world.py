@@ -20,32 +20,33 @@ from marketd.market.orchestrator import DataOrchestrator
 from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
 from marketd.storage import Storage
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.messages import Format
-from marketd.streaming.outbox import Outbox, Postman
+from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import Joined, SubscriptionService
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 
-PATIENCE_S = 5
+PATIENCE_S = 20
 RING = 5
 
 
 class Client:
     """A subscriber whose messages the test reads."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, broadcast: BroadcastManager) -> None:
         self._sink = Sink()
         self.is_cut = False
         self.outbox = Outbox(
             Format.JSON,
             self._sink,
-            Postman(metrics),
+            broadcast,
             most_bytes=1_000_000,
             patience_s=PATIENCE_S,
             overflow=self._cut,
-            metrics=metrics,
+            metrics=broadcast.metrics,
         )
         self._read: list[dict[str, Any]] = []
 
@@ -58,6 +59,11 @@ class Client:
                     if kind is None or message["type"] == kind:
                         return message
                 self._read += await self._sink.take()
+
+    def told(self) -> list[dict[str, Any]]:
+        """The messages that have come, without waiting for more."""
+        told, self._read = [*self._read, *self._sink.taken()], []
+        return told
 
     async def closed(self, count: int) -> list[Bar]:
         """The next closed bars."""
@@ -93,9 +99,11 @@ class World:
         )
         self.supervisor = Supervisor(self.metrics)
         self.gate = LoadGate(self.metrics)
+        self.broadcast = BroadcastManager(self.metrics)
         self.service = SubscriptionService(
             history=self.orchestrator,
             storage=storage,
+            broadcast=self.broadcast,
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
@@ -111,17 +119,21 @@ class World:
         )
 
     def client(self) -> Client:
-        return Client(self.metrics)
+        return Client(self.broadcast)
 
-    def subscribe(
-        self, client: Client, timeframe: Timeframe = MINUTE, cursor: Cursor | None = None
-    ) -> tuple[Subscription[Series], Joined]:
-        subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
+    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[BarSubscription, Cursor]:
+        subscription = BarSubscription(Series(INSTRUMENT, timeframe), client.outbox)
+        return subscription, self.service.subscribe(self.feed, subscription).cursor
+
+    def rejoin(
+        self, client: Client, timeframe: Timeframe, cursor: Cursor
+    ) -> tuple[BarSubscription, Joined]:
+        subscription = BarSubscription(Series(INSTRUMENT, timeframe), client.outbox)
         return subscription, self.service.subscribe(self.feed, subscription, cursor)
 
-    async def join(self, client: Client, timeframe: Timeframe, since: int) -> Subscription[Series]:
-        subscription, joined = self.subscribe(client, timeframe)
-        await self.service.catch_up(self.feed, subscription, since, joined)
+    async def join(self, client: Client, timeframe: Timeframe, since: int) -> BarSubscription:
+        subscription, cursor = self.subscribe(client, timeframe)
+        await self.service.catch_up(self.feed, subscription, since, cursor)
         subscription.go_live()
         return subscription
 

@@ -249,7 +249,7 @@ queries = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=queries)
 async def test_no_query_is_answered_by_anything_but_bars_or_a_problem(
     api: Api, query: dict[str, str]

@@ -329,7 +329,7 @@ commands = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(message=commands | values)
 async def test_whatever_is_said_is_answered_once_and_the_socket_stays_open(
     connect: Connect, message: Any

@@ -16,11 +16,12 @@ from marketd.domain.instrument import Instrument, TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
+from marketd.streaming.broadcast import Subscription
 from marketd.streaming.messages import Format, Message, StreamName, names
 from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import SubscriptionService
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
 from marketd.streaming.tick_bars import TickBarService
@@ -31,7 +32,7 @@ from marketd.web.ws.limits import MessageRate
 log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
-_PARTING_S = 3.0
+_PARTING_S = 2.0
 
 
 class _Followed(NamedTuple):
@@ -161,7 +162,7 @@ class Connection:
             subscription = (
                 TapeSubscription(stream, self._outbox)
                 if isinstance(stream, Instrument)
-                else Subscription(stream, self._outbox)
+                else BarSubscription(stream, self._outbox)
             )
             joined = service.subscribe(feed, subscription, resume)
             joins.append((stream, feed, subscription, joined))
@@ -192,7 +193,7 @@ class Connection:
         service: _Service,
         stream: StreamName,
         feed: Any,
-        subscription: Subscription[Any] | TapeSubscription,
+        subscription: Subscription,
         joined: Any,
         since: int | None,
         resume: Cursor | None,
@@ -275,6 +276,8 @@ class _Wire:
     aiohttp writes what it has to say of its own (pings, the close) to the same transport in whole
     frames, so that nothing comes between the bytes of one.
     """
+
+    __slots__ = ("_most_bytes", "_transport", "_writer")
 
     def __init__(self, request: web.Request) -> None:
         assert request.transport is not None  # noqa: S101 - the handshake has just passed over it

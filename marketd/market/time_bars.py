@@ -1,0 +1,109 @@
+"""Bars that a provider does not have, made of its trades."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.instrument import Instrument, Series
+from marketd.domain.tick_bars import bars_of_ticks
+from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import EVER, TimeRange, merge
+from marketd.market.tapes import Tapes
+from marketd.plugins.feed import Feed, TickFeed
+from marketd.plugins.guard import NOW, Turn
+from marketd.plugins.pages import Fetched
+from marketd.plugins.provider import Provider
+from marketd.plugins.ticks import FetchedTicks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeBarFeed(Feed):
+    """A base series that trades make up.
+
+    Bars that closed within `late_ms` are made of the stored trades, whoever brought them; those before
+    of what the provider tells, of which nothing is stored but the bars.
+    """
+
+    tapes: Tapes
+    late_ms: int
+
+    @property
+    def tape(self) -> TickFeed:
+        """The trades that its bars are made of."""
+        return TickFeed(self.provider, self.series.instrument)
+
+    async def fetch(self, span: TimeRange, turn: Turn = NOW, *, again: bool = False) -> Fetched:
+        """See Feed.fetch: as many bars as the pages of trades of one interval hold."""
+        recent_ms = self.series.timeframe.floor(self.provider.now_ms() - self.late_ms - 1)
+
+        async def page(part: TimeRange) -> FetchedTicks:
+            if part.start_ms < recent_ms:
+                older = TimeRange(part.start_ms, min(part.end_ms, recent_ms))
+                return await self.provider.fetch_ticks(self.series.instrument.symbol, older, turn)
+            return await self.tapes.page(self.tape, part, turn, again=again)
+
+        return await fetch_bars(page, self.series.timeframe, span)
+
+    async def stored(self, span: TimeRange) -> list[Bar]:
+        """The bars of `span` as the stored trades make them up, where those are all there are."""
+        bars: list[Bar] = []
+        while not span.is_empty:
+            page = await fetch_bars(
+                lambda part: self.tapes.stored(self.tape, part), self.series.timeframe, span
+            )
+            bars += page.bars
+            span = TimeRange(page.end_ms, span.end_ms)
+        return bars
+
+
+class TimeBars:
+    """The series that trades make up."""
+
+    def __init__(self, tapes: Tapes, *, late_ms: int) -> None:
+        self._tapes = tapes
+        self._late_ms = late_ms
+
+    def feed(
+        self, provider: Provider, instrument: Instrument, base: Timeframe, life: TimeRange = EVER
+    ) -> TimeBarFeed:
+        """The series of `base`, one of `provider.made_of_ticks`."""
+        series = Series(instrument, base)
+        return TimeBarFeed(provider, series, {}, life, tapes=self._tapes, late_ms=self._late_ms)
+
+
+async def fetch_bars(
+    fetch: Callable[[TimeRange], Awaitable[FetchedTicks]], timeframe: Timeframe, span: TimeRange
+) -> Fetched:
+    """The first bars of `span`, closed and forming: as many as the pages of trades of one interval hold.
+
+    `fetch` gives a page of trades. An interval of which trades were refused or are gone proves nothing.
+    """
+    # A bar that opens in the span may hold trades after it.
+    whole = TimeRange(timeframe.ceil(span.start_ms), timeframe.ceil(span.end_ms))
+    ticks: list[Tick] = []
+    refused: list[TimeRange] = []
+    cursor = whole.start_ms
+    while cursor < whole.end_ms:
+        page = await fetch(TimeRange(cursor, whole.end_ms))
+        # What a page's end cuts through is told again by the next.
+        ticks += [tick for tick in page.ticks if tick[0] < page.end_ms]
+        refused += page.refused
+        cursor = page.end_ms
+        if timeframe.floor(cursor) > whole.start_ms:
+            break
+    end_ms = timeframe.floor(cursor)
+    spoilt = merge(
+        TimeRange(timeframe.floor(piece.start_ms), timeframe.ceil(piece.end_ms)) for piece in refused
+    )
+    bars = await asyncio.to_thread(bars_of_ticks, ticks, timeframe)
+    good = [
+        bar
+        for bar in bars
+        if bar[0] < end_ms and not any(one.start_ms <= bar[0] < one.end_ms for one in spoilt)
+    ]
+    told = TimeRange(span.start_ms, span.end_ms if end_ms >= whole.end_ms else end_ms)
+    clipped = [piece.clip(told) for piece in spoilt]
+    return Fetched(good, told.end_ms, [piece for piece in clipped if not piece.is_empty])
