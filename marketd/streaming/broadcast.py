@@ -108,13 +108,11 @@ class Channel:
             if not outboxes:
                 continue
             frames = said[0].frame(how) if len(said) == 1 else b"".join([one.frame(how) for one in said])
-            written = 0
-            for outbox in outboxes:
-                if at_once and outbox.write_through(frames):
-                    written += 1
-                else:
-                    for message in said:
-                        outbox.put_news(self, message)
+            late = [one for one in outboxes if not (at_once and one.write_through(frames))]
+            for outbox in late:
+                for message in said:
+                    outbox.put_news(self, message)
+            written = len(outboxes) - len(late)
             self._metrics.stream_bytes.inc(written * len(frames))
             self._metrics.stream_messages.inc(written * len(said))
 
