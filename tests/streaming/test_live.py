@@ -49,6 +49,8 @@ async def test_it_is_measured_how_late_a_closed_bar_is_told(make_world: Make) ->
     world = make_world(HISTORY, NOW)
     client = world.client()
     world.subscribe(client)[0].go_live()
+    world.says(bar(10), closed=False)
+    await client.next("bar")
     world.clock.set(START + 11 * M + 250)
     world.says(bar(10), closed=True)
     await client.closed(1)
