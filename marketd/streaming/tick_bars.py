@@ -7,7 +7,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from marketd.domain.errors import LimitExceeded
 from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
@@ -72,7 +71,6 @@ class TickBarService:
         supervisor: Supervisor,
         linger_ms: int,
         ring: int,
-        most_streams: int,
         request_timeout_ms: int,
     ) -> None:
         self._tapes = tapes
@@ -80,7 +78,6 @@ class TickBarService:
         self._supervisor = supervisor
         self._linger_s = linger_ms / 1000
         self._ring_size = ring
-        self._most_streams = most_streams
         self._patience_s = request_timeout_ms / 1000
         self._broadcast = broadcast
         self._pages = Pages(past, _PAGE)
@@ -88,11 +85,8 @@ class TickBarService:
 
     def check_room(self, streams: Collection[TickSeries]) -> None:
         """LimitExceeded if these streams, too, or the trades behind them, would be too many."""
-        self._tapes.check_room({series.instrument for series in streams})
-        if len(self._counts.keys() | set(streams)) > self._most_streams:
-            raise LimitExceeded(
-                f"All clients together may follow {self._most_streams} streams (max_streams)."
-            )
+        new = len(set(streams) - self._counts.keys())
+        self._tapes.check_room({series.instrument for series in streams}, beside=new)
 
     def subscribe(
         self, feed: TickFeed, subscription: BarSubscription[TickSeries], resume: Cursor | None = None
@@ -160,5 +154,6 @@ class TickBarService:
 
     def _end(self, count: _Count) -> None:
         count.task.cancel()
+        count.stream.channel.close()
         self._tapes.leave(count.feed, count.worker)
         del self._counts[count.stream.series]

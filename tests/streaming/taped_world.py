@@ -19,6 +19,7 @@ from marketd.market.tick_bar_pages import TickBarPages
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.storage import Storage
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.ring import Cursor
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
@@ -45,16 +46,18 @@ class TapeWorld:
         self.metrics = Metrics()
         self.tapes = Tapes(storage, self.metrics)
         self.supervisor = Supervisor(self.metrics)
+        self.broadcast = BroadcastManager(self.metrics, most_channels=100)
         self.bars: list[Bar] = []
         following: dict[str, Any] = {
+            "broadcast": self.broadcast,
             "supervisor": self.supervisor,
-            "metrics": self.metrics,
             "linger_ms": 20,
             "ring": 5,
-            "most_streams": 10,
             "request_timeout_ms": 2_000,
         }
-        self.service = TapeService(tapes=self.tapes, bars=self, stall_ms=STALL, **following)
+        self.service = TapeService(
+            tapes=self.tapes, bars=self, metrics=self.metrics, stall_ms=STALL, **following
+        )
         self.pages = TickBarPages(self.tapes, request_timeout_ms=2_000, keep_ms=10 * DAY_MS)
         self.counting = TickBarService(tapes=self.service, past=self.pages, **following)
 

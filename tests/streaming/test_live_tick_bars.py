@@ -20,7 +20,7 @@ from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.ring import Cursor
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription
 
 THREE = TickSeries(INSTRUMENT, Tickframe.parse("3t"))
 MIDNIGHT = day_of(START)
@@ -31,7 +31,7 @@ class Chart:
     """A client that draws what it is told."""
 
     def __init__(self, world: TapeWorld) -> None:
-        self.client = Client(world.metrics)
+        self.client = Client(world.broadcast)
         self.bars: dict[int, Bar] = {}
         self.forming: Bar | None = None
         self.cursor = ""
@@ -41,7 +41,7 @@ class Chart:
     async def join(self, since: int | None = None, resume: str | None = None) -> bool:
         service, world = self._world.counting, self._world
         cursor = Cursor.parse(resume, field="resume") if resume else None
-        self.subscription = Subscription(THREE, self.client.outbox)
+        self.subscription = BarSubscription(THREE, self.client.outbox)
         joined = service.subscribe(world.feed, self.subscription, cursor)
         recovered = True
         if cursor is not None:
