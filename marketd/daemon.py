@@ -202,22 +202,6 @@ class Daemon:
             request_timeout_ms=config.server.request_timeout,
             depth_ms=config.history.depth,
         )
-        subscriptions = SubscriptionService(
-            history=orchestrator,
-            storage=storage,
-            supervisor=supervisor,
-            metrics=self.metrics,
-            linger_ms=config.stream.linger,
-            workers=partial(
-                partial(NodeWorker, others=others) if others else LoneWorker,
-                history=orchestrator,
-                storage=storage,
-                urgent=self.gate.urgent,
-                stall_ms=config.stream.stall,
-            ),
-            ring=config.stream.ring,
-            most_streams=config.stream.max_streams,
-        )
         tapes = Tapes(storage, self.metrics)
         reading = {
             "request_timeout_ms": config.server.request_timeout,
@@ -244,6 +228,23 @@ class Daemon:
             ring=config.stream.ring,
             most_streams=config.stream.max_streams,
             request_timeout_ms=config.server.request_timeout,
+        )
+        subscriptions = SubscriptionService(
+            history=orchestrator,
+            storage=storage,
+            supervisor=supervisor,
+            metrics=self.metrics,
+            linger_ms=config.stream.linger,
+            workers=partial(
+                partial(NodeWorker, others=others) if others else LoneWorker,
+                history=orchestrator,
+                storage=storage,
+                tapes=followed_tapes,
+                urgent=self.gate.urgent,
+                stall_ms=config.stream.stall,
+            ),
+            ring=config.stream.ring,
+            most_streams=config.stream.max_streams,
         )
         backfills = BackfillManager(
             storage=storage,

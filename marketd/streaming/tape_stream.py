@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from marketd.domain.bar import Tick
 from marketd.domain.instrument import Instrument
@@ -14,6 +15,13 @@ from marketd.streaming.ring import Cursor, Ring
 
 # The most trades that wait for a client which catches up.
 _MOST_WAITING = 100_000
+
+
+class TapeListener(Protocol):
+    """Who is told what becomes of an instrument's trades."""
+
+    def deliver(self, event: TapeNews, message: Message) -> None:
+        """Takes what has happened, and the message that says so. Never blocks."""
 
 
 class TapeSubscription:
@@ -76,7 +84,7 @@ class TapeStream:
         self.told_ms = since_ms
         self.ring = Ring(ring_size, since_ms)
         self.health = HealthEvent("live", "")
-        self.subscriptions: set[TapeSubscription] = set()
+        self.listeners: set[TapeListener] = set()
         self._since_ms = since_ms
 
     @property
@@ -101,12 +109,12 @@ class TapeStream:
             self.health = event
         self._publish(event)
 
-    def greet(self, subscription: TapeSubscription) -> None:
-        """Adds a subscription, and tells it at once if the feed is not well."""
-        self.subscriptions.add(subscription)
+    def greet(self, listener: TapeListener) -> None:
+        """Adds a listener, and tells it at once if the feed is not well."""
+        self.listeners.add(listener)
         if self.health.state != "live":
             message = tape_message(self.instrument, self.health, self.cursor.token())
-            subscription.deliver(self.health, message)
+            listener.deliver(self.health, message)
 
     def _publish(self, event: TapeNews) -> None:
         lasts = not isinstance(event, HealthEvent)
@@ -114,5 +122,5 @@ class TapeStream:
         message = tape_message(self.instrument, event, cursor)
         if lasts:
             self.ring.add(message, self.told_ms)
-        for subscription in self.subscriptions:
-            subscription.deliver(event, message)
+        for listener in self.listeners:
+            listener.deliver(event, message)

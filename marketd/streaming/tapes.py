@@ -16,7 +16,7 @@ from marketd.plugins.feed import TickFeed
 from marketd.streaming.events import FEED_STATES
 from marketd.streaming.messages import gap_message, ticks_snapshot_message
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.tape_stream import TapeStream, TapeSubscription
+from marketd.streaming.tape_stream import TapeListener, TapeStream, TapeSubscription
 from marketd.streaming.tape_worker import BarsBeside, Tape, TapeWorker
 from marketd.supervisor import Supervisor
 
@@ -39,8 +39,19 @@ class Read(Protocol):
 class TapeAndPast(Tape, Protocol):
     """Everything that live needs of stored trades."""
 
-    def listen(self, feed: TickFeed, told: Callable[[Sequence[Tick], int, bool], None] | None) -> None:
-        """From now on `told` is called with what is new in the store, see TapeStream; None ends it."""
+    def listen(
+        self,
+        feed: TickFeed,
+        told: Callable[[Sequence[Tick], int, bool], None],
+        known_ms: Callable[[], int],
+    ) -> None:
+        """From now on `told` is called with what is new in the store, see TapeStream.
+
+        `known_ms` says up to when all is stored, or cannot be had.
+        """
+
+    def leave(self, feed: TickFeed) -> None:
+        """Ends that."""
 
     async def read(
         self, feed: TickFeed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
@@ -111,26 +122,43 @@ class TapeService:
 
         Raises Unsupported where the provider has no stream of trades.
         """
+        known_ms = self.listen(feed, subscription)
+        self._metrics.stream_subscriptions.inc()
+        stream = self._upstreams[feed.instrument].stream
+        replay = None if resume is None else stream.ring.replay(resume)
+        return TapeJoined(stream.cursor, known_ms, replay)
+
+    def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
+        """Removes a subscription."""
+        self._metrics.stream_subscriptions.dec()
+        self.leave(feed, subscription)
+
+    def listen(self, feed: TickFeed, listener: TapeListener) -> int:
+        """Tells `listener` what becomes of an instrument's trades; gives `known_ms`, see TapeJoined.
+
+        Raises Unsupported where the provider has no stream of trades.
+        """
         if not feed.provider.streams_ticks:
             raise Unsupported(f"{feed.provider.name} has no stream of trades.")
         upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
         if upstream.ending is not None:
             upstream.ending.cancel()
             upstream.ending = None
-        stream = upstream.stream
-        stream.greet(subscription)
-        self._metrics.stream_subscriptions.inc()
-        replay = None if resume is None else stream.ring.replay(resume)
-        return TapeJoined(stream.cursor, upstream.worker.known_ms, replay)
+        upstream.stream.greet(listener)
+        return upstream.worker.known_ms
 
-    def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
-        """Removes a subscription; without another, its upstream ends after the linger time."""
+    def leave(self, feed: TickFeed, listener: TapeListener) -> None:
+        """Ends that; without another listener, the upstream ends after the linger time."""
         upstream = self._upstreams[feed.instrument]
-        upstream.stream.subscriptions.remove(subscription)
-        self._metrics.stream_subscriptions.dec()
-        if not upstream.stream.subscriptions:
+        upstream.stream.listeners.remove(listener)
+        if not upstream.stream.listeners:
             loop = asyncio.get_running_loop()
             upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
+
+    async def read(self, feed: TickFeed, span: TimeRange, *, limit: int) -> Read:
+        """The first `limit` trades of `span`, within the time of a request."""
+        deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
+        return await self._tapes.read(feed, span, limit=limit, newest=False, deadline_s=deadline_s)
 
     async def catch_up(
         self, feed: TickFeed, subscription: TapeSubscription, since: int, joined: TapeJoined
@@ -145,10 +173,7 @@ class TapeService:
             span = TimeRange(cursor_ms, MAX_MS)
             gaps: Sequence[Gap]
             try:
-                deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
-                read = await self._tapes.read(
-                    feed, span, limit=limit, newest=False, deadline_s=deadline_s
-                )
+                read = await self.read(feed, span, limit=limit)
             except MarketdError:
                 ticks: Sequence[Tick] = ()
                 is_last, gaps = True, [Gap(cursor_ms, joined.known_ms, Reason.FEED_DOWN)]
@@ -208,7 +233,7 @@ class TapeService:
             stall_ms=self._stall_ms,
         )
         upstream = _Upstream(feed, stream, worker)
-        self._tapes.listen(feed, stream.told)
+        self._tapes.listen(feed, stream.told, lambda: worker.known_ms)
         upstream.task = self._supervisor.run(f"follow trades of {feed.instrument}", worker.run)
         self._upstreams[feed.instrument] = upstream
         self._metrics.tape_upstreams.set(len(self._upstreams))
@@ -216,6 +241,6 @@ class TapeService:
 
     def _end(self, upstream: _Upstream) -> None:
         upstream.task.cancel()
-        self._tapes.listen(upstream.feed, None)
+        self._tapes.leave(upstream.feed)
         del self._upstreams[upstream.feed.instrument]
         self._metrics.tape_upstreams.set(len(self._upstreams))
