@@ -78,7 +78,7 @@ async def main(database: str) -> None:
         bursts, size = map(int, line.split())
         stream = subscriptions._upstreams[_SERIES].streams[_SERIES]
         stream.ring._seq = max(stream.ring._seq, _FIRST)
-        clients = len(subscriptions._broadcast._streams[_SERIES])
+        clients = len(stream.channel)
         for _ in range(bursts):
             written = _written(metrics) + clients * size
             for _ in range(size):

@@ -1,38 +1,164 @@
-"""Who is told what: the subscriptions of every stream, and one message for all of them."""
+"""From a stream to its clients: what it says in one turn of the loop is joined once for all."""
 
 from __future__ import annotations
 
-from marketd.domain.instrument import Series
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from marketd.domain.errors import LimitExceeded
 from marketd.metrics import Metrics
-from marketd.streaming.messages import Message
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.messages import Format, Message
+from marketd.streaming.outbox import Outbox
 
 
 class BroadcastManager:
-    """Fans events out to subscriptions. Publishing only enqueues: it never waits for a client."""
+    """Writes to clients, once when the loop turns, all that has come for them in that turn.
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._streams: dict[Series, set[Subscription]] = {}
+    One errand for all: an event for a thousand clients costs the loop one call, not a thousand. There
+    may be `most_channels`, of bars and of trades together.
+    """
+
+    def __init__(self, metrics: Metrics, *, most_channels: int) -> None:
+        self.metrics = metrics
+        self.open_channels = 0
+        self._most_channels = most_channels
+        self._channels: list[Channel] = []
+        self._outboxes: list[Outbox] = []
+        self._is_called = False
+
+    def check_room(self, new: int) -> None:
+        """LimitExceeded if so many new channels would be too many."""
+        if self.open_channels + new > self._most_channels:
+            raise LimitExceeded(
+                f"All clients together may follow {self._most_channels} streams (max_streams)."
+            )
+
+    def call(self, outbox: Outbox) -> None:
+        """Asks for `outbox` to be emptied in this turn."""
+        self._outboxes.append(outbox)
+        self._call()
+
+    def call_channel(self, channel: Channel) -> None:
+        """Asks for what was said on `channel` to be passed on in this turn."""
+        self._channels.append(channel)
+        self._call()
+
+    def _call(self) -> None:
+        if not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            # For most clients the last one is the only one; what others have said waits for it.
+            channel.pass_on(at_once=channel is channels[-1])
+        outboxes, self._outboxes = self._outboxes, []
+        self._is_called = False
+        written = messages = 0
+        for outbox in outboxes:
+            written += outbox.waiting
+            messages += outbox.write()
+        self.metrics.stream_bytes.inc(written)
+        self.metrics.stream_messages.inc(messages)
+
+
+class Channel:
+    """Those who follow one stream. Publishing only enqueues: it never waits for a client."""
+
+    def __init__(self, broadcast: BroadcastManager) -> None:
+        broadcast.open_channels += 1
+        self._broadcast = broadcast
+        self._metrics = broadcast.metrics
+        self._joining: set[Subscription] = set()
+        # Of those who have joined there are many: a set for each format, so that none is asked for it.
+        self._live: dict[Format, set[Outbox]] = {how: set() for how in Format}
+        # What was published in this turn, of which those who have joined know nothing yet.
+        self._said: list[Message] = []
+
+    def __len__(self) -> int:
+        return len(self._joining) + sum(map(len, self._live.values()))
+
+    def close(self) -> None:
+        """Makes room for another, once nobody is left."""
+        self._broadcast.open_channels -= 1
 
     def add(self, subscription: Subscription) -> None:
-        """From now on the subscription is told what is published of its series."""
-        self._streams.setdefault(subscription.series, set()).add(subscription)
+        """From now on the subscription keeps what is published, until it goes live."""
+        subscription.channel = self
+        self._joining.add(subscription)
         self._metrics.stream_subscriptions.inc()
         self._metrics.stream_subscribes.inc()
 
-    def remove(self, subscription: Subscription) -> bool:
-        """Ends that; True if the series has no subscription left."""
-        stream = self._streams[subscription.series]
-        stream.remove(subscription)
-        self._metrics.stream_subscriptions.dec()
-        if not stream:
-            del self._streams[subscription.series]
-        return not stream
+    def go_live(self, subscription: Subscription) -> None:
+        """From now on what is published goes into its outbox; what was said until now it has kept."""
+        self.pass_on(at_once=False)
+        self._joining.remove(subscription)
+        self._live[subscription.outbox.format].add(subscription.outbox)
 
-    def publish(self, series: Series, message: Message) -> bool:
-        """Tells every subscription of `series`; False if there is none."""
-        stream = self._streams.get(series, ())
-        for subscription in stream:
-            subscription.deliver(message)
-        return bool(stream)
+    def remove(self, subscription: Subscription) -> None:
+        """Nothing more is for this subscription."""
+        self._joining.discard(subscription)
+        self._live[subscription.outbox.format].discard(subscription.outbox)
+        self._metrics.stream_subscriptions.dec()
+
+    def publish(self, message: Message) -> bool:
+        """Tells every subscription; False if there is none."""
+        for subscription in self._joining:
+            subscription.keep(message)
+        if not self._said:
+            self._broadcast.call_channel(self)
+        elif not (self._said[-1].lasts or message.lasts):
+            self._said.pop()
+            self.conflated(len(self) - len(self._joining))
+        self._said.append(message)
+        return len(self) > 0
+
+    def conflated(self, clients: int) -> None:
+        """Counts a forming bar that gave way to a newer one before so many clients took it."""
+        self._metrics.stream_conflated.inc(clients)
+
+    def pass_on(self, *, at_once: bool) -> None:
+        """Hands to every outbox what was said; `at_once`, it is written where nothing is ahead of it."""
+        said, self._said = self._said, []
+        if not said:
+            return
+        for how, outboxes in self._live.items():
+            if not outboxes:
+                continue
+            frames = said[0].frame(how) if len(said) == 1 else b"".join([one.frame(how) for one in said])
+            late = [one for one in outboxes if not (at_once and one.write_through(frames))]
+            for outbox in late:
+                for message in said:
+                    outbox.put_news(self, message)
+            written = len(outboxes) - len(late)
+            self._metrics.stream_bytes.inc(written * len(frames))
+            self._metrics.stream_messages.inc(written * len(said))
+
+
+class Subscription(ABC):
+    """A channel's way to one client. While the client catches up with history, live waits here."""
+
+    __slots__ = ("_waiting", "channel", "outbox")
+
+    channel: Channel
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self._waiting: list[Message] = []
+
+    @abstractmethod
+    def keep(self, message: Message) -> None:
+        """Keeps what has happened until `go_live`; gives the client up if that becomes too much."""
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Sends what comes before live, once the client has taken what was sent before."""
+        await self.outbox.put_bulk(messages)
+
+    def go_live(self) -> None:
+        """Sends what has waited; from now on nothing waits."""
+        self.channel.go_live(self)
+        waiting, self._waiting = self._waiting, []
+        for message in waiting:
+            self.outbox.put_news(self.channel, message)

@@ -19,7 +19,8 @@ from marketd.streaming.needs import History
 
 log = logging.getLogger(__name__)
 
-_CATCH_UP_BARS = 5_000
+# As many are told in one turn of the loop: far fewer than an outbox holds.
+_CATCH_UP_BARS = 1_000
 
 
 class Front:

@@ -29,30 +29,11 @@ class Sink(Protocol):
         """Returns once it keeps little; ConnectionError if it never will."""
 
 
-class Postman:
-    """Empties every outbox that something was put into, once, when the loop turns.
-
-    One errand for all: an event for a thousand clients costs the loop one call, not a thousand.
-    """
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._due: list[Outbox] = []
+class Postman(Protocol):
+    """Who empties outboxes."""
 
     def call(self, outbox: Outbox) -> None:
-        """Asks for `outbox` to be emptied in this turn."""
-        if not self._due:
-            asyncio.get_running_loop().call_soon(self._deliver)
-        self._due.append(outbox)
-
-    def _deliver(self) -> None:
-        due, self._due = self._due, []
-        written = messages = 0
-        for outbox in due:
-            written += outbox.waiting
-            messages += outbox.write()
-        self._metrics.stream_bytes.inc(written)
-        self._metrics.stream_messages.inc(messages)
+        """Asks for `outbox` to be emptied in this turn of the loop."""
 
 
 class Outbox:
@@ -69,8 +50,8 @@ class Outbox:
         "_draining",
         "_forming",
         "_frames",
-        "_is_awaited",
         "_is_closed",
+        "_is_idle",
         "_metrics",
         "_most_bytes",
         "_overflow",
@@ -106,8 +87,8 @@ class Outbox:
         # Where among the frames a stream's forming bar waits.
         self._forming: dict[object, int] = {}
         self._is_closed = False
-        # Whether the frames have somebody who will write them: the postman, or the task below.
-        self._is_awaited = False
+        # Whether nothing is ahead of the next frame; else the postman, or the task below, will write.
+        self._is_idle = True
         self._draining: asyncio.Task[None] | None = None
         self._vacancy: asyncio.Future[None] | None = None
         self._bulk = asyncio.Lock()
@@ -123,9 +104,18 @@ class Outbox:
             return
         self._frames.append(frame)
         self.waiting = waiting
-        if not self._is_awaited:
-            self._is_awaited = True
+        if self._is_idle:
+            self._is_idle = False
             self._postman.call(self)
+
+    def write_through(self, frames: bytes) -> bool:
+        """Writes whole frames at once; False if something is ahead of them, or they are too many."""
+        if not self._is_idle or len(frames) > self._most_bytes:
+            return False
+        if not self._sink.write(frames):
+            self._is_idle = False
+            self._draining = asyncio.create_task(self._drain())
+        return True
 
     def put_news(self, stream: object, message: Message) -> None:
         """Adds news of a stream; a forming bar, which does not last, replaces the one that waits."""
@@ -151,7 +141,7 @@ class Outbox:
         Who sends in bulk takes turns, so that one such part at a time counts towards the bound.
         """
         async with self._bulk:
-            if self._is_awaited:
+            if not self._is_idle:
                 self._vacancy = asyncio.get_running_loop().create_future()
                 await self._vacancy
             for message in messages:
@@ -166,12 +156,18 @@ class Outbox:
     def close(self) -> None:
         """Takes and writes nothing any more."""
         self._is_closed = True
+        self._is_idle = False
         self._clear()
         if self._draining is not None:
             self._draining.cancel()
 
+    def flush(self) -> None:
+        """Writes all that waits, and counts it."""
+        self._metrics.stream_bytes.inc(self.waiting)
+        self._metrics.stream_messages.inc(self.write())
+
     def write(self) -> int:
-        """Writes all that waits, and says how many messages that were; for the postman."""
+        """Writes all that waits, and says how many messages that were; the postman counts them."""
         frames = self._frames
         count = len(frames)
         if count:
@@ -180,7 +176,7 @@ class Outbox:
             if not has_room:
                 self._draining = asyncio.create_task(self._drain())
                 return count
-        self._is_awaited = False
+        self._is_idle = not self._is_closed
         if self._vacancy is not None and not self._vacancy.done():
             self._vacancy.set_result(None)
         return count
@@ -200,8 +196,7 @@ class Outbox:
             return
         self._draining = None
         if has_room:
-            self._metrics.stream_bytes.inc(self.waiting)
-            self._metrics.stream_messages.inc(self.write())
+            self.flush()
         else:
             self.give_up()
 
@@ -209,14 +204,16 @@ class Outbox:
         """Waits for the sink to have room; False once it has taken nothing for too long."""
         loop = asyncio.get_running_loop()
         held, since_s = self._sink.held(), loop.time()
-        while True:
-            try:
-                async with asyncio.timeout(self._patience_s / _LOOKS):
-                    await self._sink.drain()
-            except TimeoutError:
+        drained = asyncio.ensure_future(self._sink.drain())
+        try:
+            while True:
+                done, _ = await asyncio.wait([drained], timeout=self._patience_s / _LOOKS)
+                if done:
+                    drained.result()
+                    return True
                 if self._sink.held() < held:
                     held, since_s = self._sink.held(), loop.time()
                 elif loop.time() - since_s >= self._patience_s:
                     return False
-            else:
-                return True
+        finally:
+            drained.cancel()

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Generic
 
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
-from marketd.streaming.broadcast import BroadcastManager
+from marketd.streaming.broadcast import BroadcastManager, Channel, Subscription
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import BarEvent, Event, HealthEvent, News, Progress
-from marketd.streaming.messages import Message, event_message
+from marketd.streaming.messages import Message, S, event_message
+from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor, Ring
 
 # How many buckets' revisions are counted on; those of others begin with the revision of their bar.
 _REVS_KEPT = 1_000
+# How many messages wait for a client that catches up with history.
+_MOST_WAITING = 10_000
+
+
+class BarSubscription(Subscription, Generic[S]):
+    """One client's subscription to a stream of bars."""
+
+    __slots__ = ("series",)
+
+    def __init__(self, series: S, outbox: Outbox) -> None:
+        super().__init__(outbox)
+        self.series = series
+
+    def keep(self, message: Message) -> None:
+        """See Subscription; a forming bar gives way to what comes after it."""
+        waiting = self._waiting
+        if waiting and not (waiting[-1].lasts or message.lasts):
+            waiting.pop()
+            self.channel.conflated(1)
+        if len(waiting) < _MOST_WAITING:
+            waiting.append(message)
+        else:
+            self.outbox.give_up()
 
 
 class Stream:
@@ -34,11 +59,11 @@ class Stream:
     ) -> None:
         self.series = series
         self.next_ms = next_ms
+        self.channel = Channel(broadcast)
         self.ring = Ring(ring_size, next_ms)
         self.deriver: Deriver | None = None
         self.task: asyncio.Task[None] | None = None
         self.ending: asyncio.TimerHandle | None = None
-        self._broadcast = broadcast
         # Given the time that a bar has closed at, once its clients' outboxes have been emptied.
         self._on_written = on_written
         self._forming: BarEvent | None = None
@@ -64,9 +89,9 @@ class Stream:
         message, next_ms = self._message(event)
         if next_ms is not None:
             self.ring.add(message, next_ms)
-        was_told = self._broadcast.publish(self.series, message)
+        was_told = self.channel.publish(message)
         if was_told and isinstance(event, BarEvent) and event.closed and not event.rev:
-            # The outboxes write in this turn of the loop, before what is due after them.
+            # Clients are written to in this turn of the loop, before what is due after that.
             closed_ms = self.series.timeframe.end(event.bar[0])
             asyncio.get_running_loop().call_soon(self._on_written, closed_ms)
 
@@ -82,17 +107,20 @@ class Stream:
         self._revised[bucket_ms] = max(rev, self._revised.pop(bucket_ms, 0))
         self._is_revised.set()
 
-    async def next_revised(self) -> int:
-        """A bucket that has changed, once there is one: several changes of one are one."""
+    async def next_revised(self) -> tuple[int, int]:
+        """A bucket that has changed, and its revision, once there is one: several changes of one are
+        one. It is to be read after this, and `revised`; or noted again."""
         await self._is_revised.wait()
-        return next(iter(self._revised))
-
-    def revised(self, bucket_ms: int, whole: Bar | None) -> None:
-        """Publishes such a bucket as it has become; without a bar there is nothing to say of it."""
-        rev = max(self._revised.pop(bucket_ms), self._revs.pop(bucket_ms, 0) + 1)
+        bucket_ms = next(iter(self._revised))
+        rev = self._revised.pop(bucket_ms)
         if not self._revised:
             self._is_revised.clear()
+        return bucket_ms, rev
+
+    def revised(self, bucket_ms: int, rev: int, whole: Bar | None) -> None:
+        """Publishes such a bucket as it has become; without a bar there is nothing to say of it."""
         if whole is not None:
+            rev = max(rev, self._revs.pop(bucket_ms, 0) + 1)
             self._revs[bucket_ms] = rev
             if len(self._revs) > _REVS_KEPT:
                 del self._revs[next(iter(self._revs))]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from marketd.domain.bar import Tick
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import TimeRange
-from marketd.streaming.events import HealthEvent, TapeNews, TickEvent
+from marketd.streaming.broadcast import BroadcastManager, Channel, Subscription
+from marketd.streaming.events import GapEvent, HealthEvent, TapeNews, TickEvent
 from marketd.streaming.messages import Message, tape_message
 from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor, Ring
@@ -18,40 +20,42 @@ _MOST_WAITING = 100_000
 
 
 class TapeListener(Protocol):
-    """Who is told what becomes of an instrument's trades."""
+    """Who is told of an instrument's trades within this process. Nothing here blocks."""
 
-    def deliver(self, event: TapeNews, message: Message) -> None:
-        """Takes what has happened, and the message that says so. Never blocks."""
+    def stored(self, ticks: Sequence[Tick], seq: int) -> None:
+        """Takes trades, ascending, that are new in the store, also of the past; see TickEvent."""
+
+    def take(self, event: GapEvent | HealthEvent) -> None:
+        """Takes what else has happened."""
 
 
-class TapeSubscription:
-    """An instrument's way to one client. While the client catches up with history, live waits here."""
+class TapeSubscription(Subscription):
+    """One client's subscription to the trades of an instrument."""
+
+    __slots__ = ("_count", "instrument")
 
     def __init__(self, instrument: Instrument, outbox: Outbox) -> None:
+        super().__init__(outbox)
         self.instrument = instrument
-        self._outbox = outbox
-        self._waiting: list[tuple[TapeNews, Message]] | None = []
         self._count = 0
 
-    def deliver(self, event: TapeNews, message: Message) -> None:
-        """Hands on what has happened, or keeps it until `go_live`. Never blocks."""
-        if self._waiting is None:
-            self._outbox.put(message)
-            return
-        self._count += len(event.ticks) if isinstance(event, TickEvent) else 1
+    def keep(self, message: Message) -> None:
+        """See Subscription."""
+        self._count += len(message.ticks.ticks) if message.ticks else 1
         if self._count <= _MOST_WAITING:
-            self._waiting.append((event, message))
+            self._waiting.append(message)
         else:
-            self._outbox.give_up()
+            self.outbox.give_up()
 
     def has_read(self, reach: TimeRange, seq: int) -> None:
         """Of what waits, drops the trades of `reach` that had been told when history was read.
 
         `seq` says up to where they had: history holds them, and tells them itself.
         """
-        waiting: list[tuple[TapeNews, Message]] = []
-        for event, message in self._waiting or ():
-            if isinstance(event, TickEvent) and event.seq <= seq:
+        waiting: list[Message] = []
+        for message in self._waiting:
+            event = message.ticks
+            if event is not None and event.seq <= seq:
                 left = [one for one in event.ticks if not reach.start_ms <= one[0] < reach.end_ms]
                 if not left:
                     continue
@@ -59,18 +63,8 @@ class TapeSubscription:
                     message = tape_message(
                         self.instrument, TickEvent(left, event.seq), message.body["cursor"]
                     )
-            waiting.append((event, message))
+            waiting.append(message)
         self._waiting = waiting
-
-    async def send(self, messages: Sequence[Message]) -> None:
-        """Sends what comes before live, once the client has taken what was sent before."""
-        await self._outbox.put_bulk(messages)
-
-    def go_live(self) -> None:
-        """Sends what has waited; from now on nothing waits."""
-        waiting, self._waiting = self._waiting, None
-        for event, message in waiting or ():
-            self.deliver(event, message)
 
 
 class TapeStream:
@@ -79,13 +73,24 @@ class TapeStream:
     `told_ms` is the time of the newest that was published.
     """
 
-    def __init__(self, instrument: Instrument, since_ms: int, *, ring_size: int) -> None:
+    def __init__(
+        self,
+        instrument: Instrument,
+        since_ms: int,
+        broadcast: BroadcastManager,
+        *,
+        ring_size: int,
+        on_written: Callable[[int], None],
+    ) -> None:
         self.instrument = instrument
         self.told_ms = since_ms
         self.ring = Ring(ring_size, since_ms)
         self.health = HealthEvent("live", "")
+        self.channel = Channel(broadcast)
         self.listeners: set[TapeListener] = set()
         self._since_ms = since_ms
+        # Given the time of a trade, once its clients have been written to.
+        self._on_written = on_written
 
     @property
     def cursor(self) -> Cursor:
@@ -97,30 +102,36 @@ class TapeStream:
 
         Of those that no stream has said, what is older than this one is history's.
         """
+        for listener in self.listeners:
+            listener.stored(ticks, seq)
         if not is_live:
             ticks = [tick for tick in ticks if tick[0] >= self._since_ms]
         if ticks:
             self.told_ms = max(self.told_ms, ticks[-1][0])
-            self._publish(TickEvent(ticks, seq))
+            was_told = self._publish(TickEvent(ticks, seq))
+            if was_told and is_live:
+                # Clients are written to in this turn of the loop, before what is due after that.
+                asyncio.get_running_loop().call_soon(self._on_written, ticks[-1][0])
 
-    def take(self, event: TapeNews) -> None:
+    def take(self, event: GapEvent | HealthEvent) -> None:
         """Publishes what else is to be said."""
         if isinstance(event, HealthEvent):
             self.health = event
+        for listener in self.listeners:
+            listener.take(event)
         self._publish(event)
 
-    def greet(self, listener: TapeListener) -> None:
-        """Adds a listener, and tells it at once if the feed is not well."""
-        self.listeners.add(listener)
+    def greet(self, subscription: TapeSubscription) -> None:
+        """Adds a subscription, and tells it at once if the feed is not well."""
+        self.channel.add(subscription)
         if self.health.state != "live":
             message = tape_message(self.instrument, self.health, self.cursor.token())
-            listener.deliver(self.health, message)
+            subscription.keep(message)
 
-    def _publish(self, event: TapeNews) -> None:
+    def _publish(self, event: TapeNews) -> bool:
         lasts = not isinstance(event, HealthEvent)
         cursor = self.ring.cursor(self.told_ms, ahead=1 if lasts else 0).token()
         message = tape_message(self.instrument, event, cursor)
         if lasts:
             self.ring.add(message, self.told_ms)
-        for listener in self.listeners:
-            listener.deliver(event, message)
+        return self.channel.publish(message)

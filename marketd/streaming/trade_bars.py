@@ -12,8 +12,7 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, TimeRange
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
-from marketd.streaming.events import GapEvent, HealthEvent, TapeNews, TickEvent
-from marketd.streaming.messages import Message
+from marketd.streaming.events import GapEvent, HealthEvent, TickEvent
 from marketd.streaming.tapes import TapeService
 
 # How often a forming bar is told at the most.
@@ -67,15 +66,20 @@ class _Forming:
         self._waiting: list[TickEvent] | None = []
         self._count = 0
 
-    def deliver(self, event: TapeNews, message: Message) -> None:
+    def stored(self, ticks: Sequence[Tick], seq: int) -> None:
         """See TapeListener."""
-        match event:
-            case TickEvent():
-                self._hear(event)
-            case GapEvent(gap):
-                self._break(gap)
-            case HealthEvent():
-                self.health = event
+        if self._waiting is None:
+            self._add(ticks)
+        else:
+            self._wait(self._waiting, TickEvent(ticks, seq))
+        self.has_news.set()
+
+    def take(self, event: GapEvent | HealthEvent) -> None:
+        """See TapeListener."""
+        if isinstance(event, GapEvent):
+            self._break(event.gap)
+        else:
+            self.health = event
         self.has_news.set()
 
     def begin(self, ticks: Sequence[Tick], gaps: Sequence[Gap], seq: int) -> None:
@@ -86,11 +90,11 @@ class _Forming:
                 self._break(gap)
         if len(ticks) == _MOST_WAITING:
             self._broken_until_ms = self._timeframe.end(ticks[-1][0])
-        self._take(ticks)
+        self._add(ticks)
         waiting, self._waiting = self._waiting, None
         for event in waiting or ():
             if event.seq > seq:
-                self._take(event.ticks)
+                self._add(event.ticks)
         self.has_news.set()
 
     def bar(self, t_ms: int) -> Bar | None:
@@ -100,7 +104,7 @@ class _Forming:
         bar = self._bars.get(t_ms)
         return bar.whole() if bar is not None and t_ms >= self._broken_until_ms else None
 
-    def _take(self, ticks: Sequence[Tick]) -> None:
+    def _add(self, ticks: Sequence[Tick]) -> None:
         for tick in ticks:
             t_ms = self._timeframe.floor(tick[0])
             if t_ms < self._since_ms:
@@ -112,13 +116,10 @@ class _Forming:
             else:
                 bar.add(tick)
 
-    def _hear(self, event: TickEvent) -> None:
-        if self._waiting is None:
-            self._take(event.ticks)
-            return
+    def _wait(self, waiting: list[TickEvent], event: TickEvent) -> None:
         self._count += len(event.ticks)
         if self._count <= _MOST_WAITING:
-            self._waiting.append(event)
+            waiting.append(event)
         else:
             self._broken_until_ms = self._timeframe.end(event.ticks[-1][0])
 

@@ -119,7 +119,9 @@ class SeriesWorker:
             group.create_task(silence)
         elif not feed.follows_trades:
             return
-        group.create_task(self._watch_closes(inbox))
+        # Read now, not when the task begins: an interval may end in between.
+        passed_ms = self._timeframe.floor(feed.provider.plugin.clock.now_ms() - self._lag_ms)
+        group.create_task(self._watch_closes(inbox, passed_ms))
         if feed.may_correct:
             group.create_task(recheck(feed, history, next_ms=lambda: self._front.next_ms))
 
@@ -167,23 +169,21 @@ class SeriesWorker:
             return follow_trades(self._feed, self._tapes)
         return poll(self._feed, self._history, lag_ms=self._lag_ms)
 
-    async def _watch_closes(self, inbox: asyncio.Queue[_Item]) -> None:
+    async def _watch_closes(self, inbox: asyncio.Queue[_Item], passed_ms: int) -> None:
         """Puts the time up to which every bar should have been reported, whenever that moves on."""
-        clock, timeframe = self._feed.provider.plugin.clock, self._timeframe
-        lag_ms = self._lag_ms
-        told_ms = timeframe.floor(clock.now_ms() - lag_ms)
-        due_ms = told_ms
+        clock, timeframe, lag_ms = self._feed.provider.plugin.clock, self._timeframe, self._lag_ms
+        due_ms = passed_ms
         while True:
-            if told_ms < due_ms:
+            if passed_ms < due_ms:
                 await asyncio.sleep(_LOOK_S)
             else:
                 await clock.sleep_until(timeframe.end(due_ms) + lag_ms)
             # The clock may have jumped over several closes.
             due_ms = timeframe.floor(clock.now_ms() - lag_ms)
             reached_ms = min(due_ms, self._feed.present().settled_end_ms)
-            if reached_ms > told_ms:
-                told_ms = reached_ms
-                await inbox.put(reached_ms)
+            if reached_ms > passed_ms:
+                passed_ms = reached_ms
+                await inbox.put(passed_ms)
 
     async def _take(self, update: BarUpdate) -> None:
         bar, closed = update

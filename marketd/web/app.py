@@ -12,8 +12,10 @@ from marketd.market.aggregates import Aggregates
 from marketd.market.service import MarketService
 from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bars import TickBarService
 from marketd.web import docs_page, keys, openapi, validation
 from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
@@ -35,8 +37,10 @@ def make_app(
     backfills: BackfillManager,
     gate: LoadGate,
     loader: PluginLoader,
+    broadcast: BroadcastManager,
     subscriptions: SubscriptionService,
     tapes: TapeService,
+    tick_bars: TickBarService,
     metrics: Metrics,
     readiness: keys.Readiness,
     answers: ReadyAnswers,
@@ -54,11 +58,12 @@ def make_app(
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
     app[keys.TAPES] = tapes
+    app[keys.TICK_BARS] = tick_bars
     app[keys.METRICS] = metrics
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream
     app[READY] = answers
-    endpoint = StreamEndpoint(metrics)
+    endpoint = StreamEndpoint(broadcast, metrics)
     app.on_shutdown.append(endpoint.shutdown)
     app.add_routes(
         [

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar
@@ -80,6 +81,27 @@ async def test_two_bars_of_one_bucket_make_two_revisions_of_it(make_world: Make)
         assert (await told(five))[1] == rev
 
 
+async def test_a_bucket_that_changes_while_it_is_read_is_told_as_it_has_become(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(HISTORY, NOW)
+    _, five = await followed(world, range(10, 15))
+    await told(five)
+    past, second = world.orchestrator.past, bar(13, close=60.0)
+
+    async def meanwhile(*args: Any, **options: Any) -> Any:
+        found = await past(*args, **options)
+        await world.storage.store(world.feed.series, [second], [], at_ms=NOW)
+        return found
+
+    monkeypatch.setattr(world.orchestrator, "past", meanwhile)
+    first = bar(11, close=50.0)
+    await world.storage.store(world.feed.series, [first], [], at_ms=NOW)
+    await told(five)
+    whole = resample([bar(10), first, bar(12), second, bar(14)], FIVE)[0]
+    assert await told(five) == (whole, 2)
+
+
 async def test_a_bar_of_before_the_first_client_is_told_too(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     await world.rest(MINUTE, START)
@@ -108,7 +130,7 @@ async def test_a_stream_that_is_not_the_last_word_is_checked_once_after_each_clo
     world.plugin.bars += [bar(minute) for minute in range(10, 14)]
     world.plugin.bars[-2:] = [bar(12, close=50.0), bar(13, close=51.0)]
     world.plugin.calls.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not any(asked.end_ms == START + 14 * M for asked in world.plugin.calls):
             world.clock.advance(1_000)
             await asyncio.sleep(0.002)

@@ -24,11 +24,12 @@ from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
 from marketd.plugins.feed import Feed, TickFeed
 from marketd.storage import Storage
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.messages import Format
-from marketd.streaming.outbox import Outbox, Postman
+from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import Joined, SubscriptionService
-from marketd.streaming.subscription import Subscription
+from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tapes import TapeService
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
@@ -42,17 +43,17 @@ LATE_MS = 900_000
 class Client:
     """A subscriber whose messages the test reads."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, broadcast: BroadcastManager) -> None:
         self._sink = Sink()
         self.is_cut = False
         self.outbox = Outbox(
             Format.JSON,
             self._sink,
-            Postman(metrics),
+            broadcast,
             most_bytes=1_000_000,
             patience_s=PATIENCE_S,
             overflow=self._cut,
-            metrics=metrics,
+            metrics=broadcast.metrics,
         )
         self._read: list[dict[str, Any]] = []
 
@@ -65,6 +66,11 @@ class Client:
                     if kind is None or message["type"] == kind:
                         return message
                 self._read += await self._sink.take()
+
+    def told(self) -> list[dict[str, Any]]:
+        """The messages that have come, without waiting for more."""
+        told, self._read = [*self._read, *self._sink.taken()], []
+        return told
 
     async def closed(self, count: int) -> list[Bar]:
         """The next closed bars."""
@@ -98,6 +104,7 @@ class World:
         history = History(storage, self.metrics)
         self.orchestrator = DataOrchestrator(history, request_timeout_ms=2_000, depth_ms=30 * 86_400_000)
         self.supervisor = Supervisor(self.metrics)
+        self.broadcast = BroadcastManager(self.metrics, most_channels=100)
         tapes = Tapes(storage, self.metrics)
         time_bars = TimeBars(tapes, late_ms=LATE_MS)
         self.feed: Feed = feed_of(self.provider)
@@ -109,18 +116,19 @@ class World:
         self.tapes = TapeService(
             tapes=tapes,
             bars=self,
+            broadcast=self.broadcast,
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
             stall_ms=stall_ms,
             ring=RING,
-            most_streams=10,
             request_timeout_ms=2_000,
         )
         self.gate = LoadGate(self.metrics)
         self.service = SubscriptionService(
             history=self.orchestrator,
             storage=storage,
+            broadcast=self.broadcast,
             supervisor=self.supervisor,
             metrics=self.metrics,
             linger_ms=20,
@@ -133,28 +141,23 @@ class World:
                 stall_ms=stall_ms,
             ),
             ring=RING,
-            most_streams=100,
         )
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> None:
         """This provider has no bars."""
 
     def client(self) -> Client:
-        return Client(self.metrics)
+        return Client(self.broadcast)
 
-    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[Subscription, Cursor]:
-        subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
-        return subscription, self.service.subscribe(self.feed, subscription).cursor
-
-    def rejoin(
-        self, client: Client, timeframe: Timeframe, cursor: Cursor
-    ) -> tuple[Subscription, Joined]:
-        subscription = Subscription(Series(INSTRUMENT, timeframe), client.outbox)
+    def subscribe(
+        self, client: Client, timeframe: Timeframe = MINUTE, cursor: Cursor | None = None
+    ) -> tuple[BarSubscription[Series], Joined]:
+        subscription = BarSubscription(Series(INSTRUMENT, timeframe), client.outbox)
         return subscription, self.service.subscribe(self.feed, subscription, cursor)
 
-    async def join(self, client: Client, timeframe: Timeframe, since: int) -> Subscription:
-        subscription, cursor = self.subscribe(client, timeframe)
-        await self.service.catch_up(self.feed, subscription, since, cursor)
+    async def join(self, client: Client, timeframe: Timeframe, since: int) -> BarSubscription[Series]:
+        subscription, joined = self.subscribe(client, timeframe)
+        await self.service.catch_up(self.feed, subscription, since, joined)
         subscription.go_live()
         return subscription
 

@@ -101,6 +101,13 @@ MIGRATIONS = (
     """
     CREATE INDEX job_by_kind ON job (kind, created_ms, id COLLATE "C");
     """,
+    # When a job is to be worked on, and by whom: those that had not ended are to be at once.
+    """
+    ALTER TABLE job ADD COLUMN due_ms BIGINT, ADD COLUMN claim TEXT NOT NULL DEFAULT '',
+        ADD COLUMN claimed_until TIMESTAMPTZ;
+    UPDATE job SET due_ms = created_ms WHERE state IN ('pending', 'running');
+    CREATE INDEX job_by_due ON job (kind, due_ms, created_ms, id COLLATE "C");
+    """,
 )
 # Any number that no other program takes for its own lock in the same database.
 _LOCK = 0x6D61726B657464

@@ -11,10 +11,10 @@ from aiohttp import WSCloseCode, web
 from marketd.domain.errors import LimitExceeded
 from marketd.encoding import to_json, to_msgpack
 from marketd.metrics import Metrics
+from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.messages import Format
-from marketd.streaming.outbox import Postman
 from marketd.web.errors import problem
-from marketd.web.keys import MARKET, STREAM_CONFIG, SUBSCRIPTIONS, TAPES
+from marketd.web.keys import MARKET, STREAM_CONFIG, SUBSCRIPTIONS, TAPES, TICK_BARS
 from marketd.web.schemas import NoQuery
 from marketd.web.validation import takes
 from marketd.web.ws.connection import Connection
@@ -24,9 +24,9 @@ from marketd.web.ws.limits import Places
 class StreamEndpoint:
     """Serves `/api/v1/stream` and knows who is connected."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, broadcast: BroadcastManager, metrics: Metrics) -> None:
+        self._broadcast = broadcast
         self._metrics = metrics
-        self._postman = Postman(metrics)
         self._places = Places()
         self._connections: set[Connection] = set()
         metrics.stream_queued.set_function(lambda: sum(one.queued for one in self._connections))
@@ -58,10 +58,11 @@ class StreamEndpoint:
             socket,
             how,
             request=request,
-            postman=self._postman,
+            postman=self._broadcast,
             market=app[MARKET],
             subscriptions=app[SUBSCRIPTIONS],
             tapes=app[TAPES],
+            tick_bars=app[TICK_BARS],
             limits=limits,
             metrics=self._metrics,
         )
