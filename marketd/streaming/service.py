@@ -25,8 +25,8 @@ from marketd.streaming.stream import BarSubscription, Stream
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
-# How many messages of a replay are sent at once.
-_AT_ONCE = 100
+# How many bars of history are sent at once.
+_PAGE = 2_000
 
 
 class Worker(Protocol):
@@ -95,7 +95,7 @@ class SubscriptionService:
         self._workers = workers
         self._ring_size = ring
         self._broadcast = broadcast
-        self._pages = Pages(history)
+        self._pages = Pages(history, _PAGE)
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
 
@@ -106,7 +106,7 @@ class SubscriptionService:
         )
 
     def subscribe(
-        self, feed: Feed, subscription: BarSubscription, resume: Cursor | None = None
+        self, feed: Feed, subscription: BarSubscription[Series], resume: Cursor | None = None
     ) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
         upstream = self._upstreams.get(feed.series) or self._follow(feed)
@@ -120,7 +120,7 @@ class SubscriptionService:
             subscription.keep(message)
         return Joined(stream.cursor, None if resume is None else stream.ring.replay(resume))
 
-    def unsubscribe(self, feed: Feed, subscription: BarSubscription) -> None:
+    def unsubscribe(self, feed: Feed, subscription: BarSubscription[Series]) -> None:
         """Removes a subscription; a stream without another ends after the linger time."""
         upstream = self._upstreams[feed.series]
         stream = upstream.streams[subscription.series]
@@ -130,38 +130,16 @@ class SubscriptionService:
             stream.ending = loop.call_later(self._linger_s, self._end, upstream, stream)
 
     async def catch_up(
-        self, feed: Feed, subscription: BarSubscription, since: int, until: Cursor
+        self, feed: Feed, subscription: BarSubscription[Series], since: int, joined: Joined
     ) -> bool:
-        """Sends the closed bars of `[since, until.next_ms)` as snapshots.
-
-        A history that cannot be had is told as a gap; the answer says whether all of it was sent.
-        """
-        complete = True
-        while True:
-            page = await self._pages.page(feed, subscription.series, since, until)
-            await subscription.send(page.messages)
-            complete = complete and page.is_complete
-            since = page.end_ms
-            if since >= until.next_ms:
-                return complete
+        """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
+        return await self._pages.send(feed, subscription, since, joined.cursor)
 
     async def resume(
-        self, feed: Feed, subscription: BarSubscription, cursor: Cursor, joined: Joined
+        self, feed: Feed, subscription: BarSubscription[Series], cursor: Cursor, joined: Joined
     ) -> bool:
-        """Sends what a client has missed since `cursor`; False if it may lack something even so."""
-        if joined.replay is None:
-            # Every closed bar is in the store, but not which of those before were revised since.
-            await self.catch_up(feed, subscription, cursor.next_ms, joined.cursor)
-            return False
-        whole_ms, messages = joined.replay
-        complete = True
-        if cursor.next_ms < whole_ms:
-            # It left in the middle of its history.
-            until = cursor._replace(next_ms=whole_ms)
-            complete = await self.catch_up(feed, subscription, cursor.next_ms, until)
-        for first in range(0, len(messages), _AT_ONCE):
-            await subscription.send(messages[first : first + _AT_ONCE])
-        return complete
+        """Sends what a client has missed since `cursor`; see Pages.resume."""
+        return await self._pages.resume(feed, subscription, cursor, joined.replay, joined.cursor)
 
     def feeds(self, provider: str) -> dict[str, int]:
         """How many series of a provider are followed, by the state of their feed."""
