@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import NamedTuple
 from urllib.parse import urlencode
 
@@ -124,18 +125,9 @@ class MarketService:
         named = self._loader.provider(provider)
         markets = await named.markets() if market is None else [market]
         listings = [await named.symbols(one) for one in markets]
-        wanted = query.casefold()
         after = unpack(page_token, "symbol", field="page_token") if page_token else ""
-        found = sorted(
-            (
-                info
-                for listing in listings
-                for info in listing.values()
-                if _place(info) > after
-                and (wanted in info.symbol.casefold() or wanted in info.name.casefold())
-            ),
-            key=_place,
-        )
+        # Of a hundred thousand, that would hold up the event loop.
+        found = await asyncio.to_thread(_found, listings, query.casefold(), after, limit + 1)
         more = pack("symbol", _place(found[limit - 1])) if len(found) > limit else None
         return SymbolsPage(found[:limit], more)
 
@@ -215,11 +207,11 @@ class MarketService:
             raise Unsupported(f"{provider.name} has no trades.")
         return TickFeed(provider, instrument)
 
-    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
-        """The finest bars beside a tape, from `since_ms` (or a while ago) to the present."""
+    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar] | None:
+        """The provider's finest bars beside a tape, from `since_ms` (or a while ago) to the present."""
         bases = feed.provider.plugin.timeframes_of(feed.instrument.symbol)
         if not bases:
-            return []
+            return None
         finest = min(bases, key=lambda base: base.nominal_ms)
         now_ms = feed.provider.now_ms()
         start_ms = finest.floor(max(since_ms, now_ms - _BESIDE_MS))
@@ -276,6 +268,19 @@ class MarketService:
             reach.start_ms > found.reach.start_ms if since is None else reach.end_ms < found.reach.end_ms
         )
         return Bars(rows, reach, found.gaps, found.more or cut), filled
+
+
+def _found(
+    listings: Sequence[Mapping[str, SymbolInfo]], wanted: str, after: str, limit: int
+) -> list[SymbolInfo]:
+    """The first `limit` symbols after a place that have `wanted` in their name or description."""
+    matching = (
+        info
+        for listing in listings
+        for info in listing.values()
+        if _place(info) > after and (wanted in info.symbol.casefold() or wanted in info.name.casefold())
+    )
+    return nsmallest(limit, matching, key=_place)
 
 
 def _place(info: SymbolInfo) -> str:
