@@ -31,6 +31,7 @@ from marketd.client import MarketdClient
 _MOST = 1.5
 _ASK_EVERY_S = 0.005
 _BURST_S = 0.005
+_LEAST_SHARE = 0.001
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
@@ -177,7 +178,8 @@ class _Stranger:
 
 
 def _burn(share: float) -> None:
-    while share > 0:
+    share = max(share, _LEAST_SHARE)
+    while True:
         end_s = time.process_time() + _BURST_S
         while time.process_time() < end_s:
             pass

@@ -59,7 +59,7 @@ def test_pieces_pass_one_by_one_the_more_rarely_the_busier_clients_are() -> None
         for every_s, least, most in (
             (0.5, 400, 500),
             (0.05, 80, 100),
-            (0.005, 3, 5),
+            (0.005, 6, 9),
             (0.5, 400, 500),
         ):
             assert least <= len(await ask(every_s, for_s=3)) <= most
