@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from itertools import pairwise
 
 from hasty import run_hastily
 
@@ -57,13 +56,12 @@ def test_pieces_pass_one_by_one_the_more_rarely_the_busier_clients_are() -> None
 
         workers = [asyncio.create_task(work()) for _ in range(5)]
         for every_s, least, most in (
-            (0.5, 400, 500),
-            (0.05, 80, 100),
-            (0.005, 6, 9),
-            (0.5, 400, 500),
+            (0.5, 200, 500),
+            (0.05, 40, 100),
+            (0.005, 4, 9),
+            (0.5, 200, 500),
         ):
             assert least <= len(await ask(every_s, for_s=3)) <= most
-        assert min(after - before for before, after in pairwise(passed)) >= 0.003
         for task in (watching, *workers):
             task.cancel()
 
