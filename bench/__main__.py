@@ -11,10 +11,13 @@ from bench.report import heading, line
 
 _FAMILIES = {
     "ohlcv": "answers of 1,000 bars over HTTP, warm and cold",
+    "cache": "1,000 bars out of a cache, and out of the store behind it",
     "storing": "storing bars durably",
     "storing_postgres": "storing bars durably in PostgreSQL",
     "resampling": "a million minutes into hours",
     "fanout": "a message to 1,000 WebSocket clients",
+    "delivery": "from a provider to 1,000 clients, and beside 100 that do not read",
+    "joining": "1,000 clients that come back at once",
     "idle": "start, memory, and memory of a client",
     "files": "a CSV file into the store and out of it",
     "backfill": "a year of minutes from a local exchange",

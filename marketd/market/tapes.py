@@ -42,14 +42,15 @@ class TapeRead(NamedTuple):
     """Trades, ascending: all there are in `reach`, but for `gaps`.
 
     `seq` counts the news that had been told of the instrument when it was read: these are in it.
-    Before `known_ms` nothing is missing that might still come. `failure` is what the provider said where
-    a gap is its fault.
+    Before `known_ms` nothing is missing that may still be had, and from `newest_ms` on nothing is known.
+    `failure` is what the provider said where a gap is its fault.
     """
 
     ticks: list[Tick]
     reach: TimeRange
     gaps: list[Gap]
     known_ms: int
+    newest_ms: int
     seq: int
     failure: ProviderFailed | NotReady | None
 
@@ -180,6 +181,7 @@ class Tapes:
         tape = self._tape(feed.instrument)
         asks = asks and feed.provider.has_tick_history
         asked: list[TimeRange] = []
+        unsettled: list[TimeRange] = []
         failure: ProviderFailed | NotReady | None = None
         reason = Reason.UNRECOVERABLE
         if feed.provider.has_tick_history and not asks:
@@ -217,13 +219,13 @@ class Tapes:
             except TimeoutError:
                 reason = Reason.PENDING
                 break
-            asked.append(TimeRange(piece.start_ms, end_ms))
-            asked = merge(asked)
-        gaps = self._gaps(feed, past, stored.coverage, asked, reason)
-        final = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE]
-        unknown = subtract(reach, merge([*proven(stored.coverage), *final]))
-        known_ms = unknown[0].start_ms if unknown else reach.end_ms
-        return TapeRead(stored.ticks, reach, gaps, known_ms, seq, failure)
+            told = TimeRange(piece.start_ms, end_ms)
+            asked = merge([*asked, told])
+            # It may be there later: no gap, but no proof either.
+            unsettled.append(told.clip(TimeRange(now_ms - feed.provider.plugin.settle_ms, MAX_MS)))
+        gaps = self._gaps(feed, past, stored.coverage, unsettled, reason, now_ms)
+        known_ms, newest_ms = _known_ms(reach, stored.coverage, gaps)
+        return TapeRead(stored.ticks, reach, gaps, known_ms, newest_ms, seq, failure)
 
     async def _keep(
         self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered], is_live: bool
@@ -265,14 +267,16 @@ class Tapes:
         feed: TickFeed,
         reach: TimeRange,
         coverage: Sequence[Covered],
-        asked: Sequence[TimeRange],
+        unsettled: Sequence[TimeRange],
         reason: Reason,
+        now_ms: int,
     ) -> list[Gap]:
-        """What of `reach` is not known, and why."""
-        now_ms = feed.provider.now_ms()
-        # What was just asked for and is not settled may be there later: no gap, but no proof either.
-        recent = TimeRange(now_ms - feed.provider.plugin.settle_ms - _FRESH_MS, now_ms + 1)
-        tail = [piece.clip(recent) for piece in asked]
+        """What of `reach` is not known, and why.
+
+        `now_ms` is the present up to which was asked: another look at the clock would make a gap of what
+        lies between the two. `unsettled` was asked for too early to be known.
+        """
+        tail = [*unsettled]
         if feed.provider.has_tick_history:
             tail.append(TimeRange(now_ms - _FRESH_MS, now_ms + 1))
         gaps: list[Gap] = []
@@ -289,3 +293,15 @@ class Tapes:
 
     def _tape(self, instrument: Instrument) -> _Tape:
         return self._tapes.setdefault(instrument, _Tape())
+
+
+def _known_ms(reach: TimeRange, coverage: Sequence[Covered], gaps: Sequence[Gap]) -> tuple[int, int]:
+    """Where the first part of `reach` begins of which trades may still be had, and its last one.
+
+    What is missing behind all that is known a stream may still prove.
+    """
+    known = [one.range for one in coverage if one.reason.is_proof or one.reason is Reason.UNRECOVERABLE]
+    newest_ms = known[-1].end_ms if known else reach.start_ms
+    lost = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE and gap.end_ms <= newest_ms]
+    unknown = subtract(reach, merge([*known, *lost]))
+    return unknown[0].start_ms if unknown else reach.end_ms, newest_ms

@@ -46,7 +46,7 @@ from marketd.plugins.instance import Instance, Source
 from marketd.plugins.life import ProviderLife
 from marketd.plugins.pages import Fetched, PageReader, Question
 from marketd.plugins.params import load_params
-from marketd.plugins.symbols import SymbolBook
+from marketd.plugins.symbols import Listing, SymbolBook, by_symbol
 from marketd.plugins.ticks import FetchedTicks, TickReader
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class Provider(ProviderLife):
 
     def load_params(self, params: Mapping[str, str]) -> dict[str, Any]:
         """The request parameters as the plugin's schema reads them; InvalidInput names a wrong one."""
-        return load_params(self.name, self.plugin.params_schema(), params)
+        return load_params(self.name, self.plugin.params_schema, params)
 
     async def markets(self) -> Sequence[str]:
         """Every market; a plugin may find out as it opens which these are."""
@@ -145,7 +145,7 @@ class Provider(ProviderLife):
             await self.open()
         return self.plugin.markets
 
-    async def symbols(self, market: str) -> Mapping[str, SymbolInfo]:
+    async def symbols(self, market: str) -> Listing:
         """The symbols of `market`, kept for `symbols_ttl`, then refreshed behind the answers."""
         await self._check_market(market)
         return await self._book.listing(market)
@@ -307,14 +307,19 @@ class Provider(ProviderLife):
         asked = Question(symbol, timeframe, span, limit, plugin.clock.now_ms(), settled_ms)
         return await self._pages.read(rows, asked)
 
-    async def _list_symbols(self, market: str) -> Sequence[SymbolInfo]:
+    async def _list_symbols(self, market: str) -> Listing:
         async def ask(instance: Instance) -> Sequence[SymbolInfo]:
             plugin = instance.plugin
             return await self._guard.call(
                 instance, lambda: plugin.get_symbols(market), cost=plugin.symbols_cost
             )
 
-        return await self._ask(ask)
+        listed = await self._ask(ask)
+        try:
+            return await asyncio.to_thread(by_symbol, listed, market, self.name)
+        except ProviderFailed as error:
+            self._guard.failed(error)
+            raise
 
     async def _check_market(self, market: str) -> None:
         if market not in self.plugin.markets and market not in await self.markets():

@@ -8,6 +8,7 @@ trades of instruments, the jobs of the daemon, and coarser bars computed ahead o
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -58,9 +59,16 @@ def reach_of(
     """The part of `span` that `bars`, read from it with `limit`, speak of."""
     if len(bars) < limit or not bars:
         return span
+    return cut_reach(bars[0][0], bars[-1][0], timeframe, span, newest=newest)
+
+
+def cut_reach(
+    first_ms: int, last_ms: int, timeframe: Timeframe, span: TimeRange, *, newest: bool
+) -> TimeRange:
+    """The part of `span` that bars speak of where a limit cut: the first opens at `first_ms`."""
     if newest:
-        return TimeRange(bars[0][0], span.end_ms)
-    return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
+        return TimeRange(first_ms, span.end_ms)
+    return TimeRange(span.start_ms, timeframe.end(last_ms))
 
 
 def reach_of_ticks(ticks: Sequence[Tick], span: TimeRange, *, limit: int, newest: bool) -> TimeRange:
@@ -147,6 +155,8 @@ class Storage(ABC):
         """Why writing fails at present, in a sentence; empty while it works. Reading may still work."""
         self.identity = ""
         """Tells this database from any other, once it is open; empty if it is for one process alone."""
+        self._failed_s = 0.0
+        self._failing_since_s = 0.0
         self._listeners: list[Changed] = []
         self._watchers: list[Callable[[Fault], None]] = []
 
@@ -168,14 +178,22 @@ class Storage(ABC):
         """Calls `began`, in the loop, whenever writing begins to fail."""
         self._watchers.append(began)
 
+    @property
+    def failed_s(self) -> float:
+        """How long writing has failed since the start, in seconds, up to now if it fails at present."""
+        return self._failed_s + (time.monotonic() - self._failing_since_s if self.fault else 0)
+
     def _set_fault(self, sentence: str, fault: Fault = Fault.OTHER) -> None:
         """Says that writing fails, or with an empty sentence that it works."""
+        failed_s = self.failed_s
         was, self.fault = self.fault, sentence
         if sentence and not was:
+            self._failing_since_s = time.monotonic()
             log.error("writing stopped reason=%s", sentence)
             for began in self._watchers:
                 began(fault)
         elif was and not sentence:
+            self._failed_s = failed_s
             log.info("writing goes on again")
 
     # Life

@@ -161,8 +161,13 @@ class Outbox:
         if self._draining is not None:
             self._draining.cancel()
 
+    def flush(self) -> None:
+        """Writes all that waits, and counts it."""
+        self._metrics.stream_bytes.inc(self.waiting)
+        self._metrics.stream_messages.inc(self.write())
+
     def write(self) -> int:
-        """Writes all that waits, and says how many messages that were; for the postman."""
+        """Writes all that waits, and says how many messages that were; the postman counts them."""
         frames = self._frames
         count = len(frames)
         if count:
@@ -191,8 +196,7 @@ class Outbox:
             return
         self._draining = None
         if has_room:
-            self._metrics.stream_bytes.inc(self.waiting)
-            self._metrics.stream_messages.inc(self.write())
+            self.flush()
         else:
             self.give_up()
 
@@ -200,14 +204,16 @@ class Outbox:
         """Waits for the sink to have room; False once it has taken nothing for too long."""
         loop = asyncio.get_running_loop()
         held, since_s = self._sink.held(), loop.time()
-        while True:
-            try:
-                async with asyncio.timeout(self._patience_s / _LOOKS):
-                    await self._sink.drain()
-            except TimeoutError:
+        drained = asyncio.ensure_future(self._sink.drain())
+        try:
+            while True:
+                done, _ = await asyncio.wait([drained], timeout=self._patience_s / _LOOKS)
+                if done:
+                    drained.result()
+                    return True
                 if self._sink.held() < held:
                     held, since_s = self._sink.held(), loop.time()
                 elif loop.time() - since_s >= self._patience_s:
                     return False
-            else:
-                return True
+        finally:
+            drained.cancel()

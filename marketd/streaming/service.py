@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Bar
-from marketd.domain.errors import LimitExceeded, MarketdError
+from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
@@ -25,8 +25,8 @@ from marketd.streaming.stream import BarSubscription, Stream
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
-# How many messages of a replay are sent at once.
-_AT_ONCE = 100
+# How many bars of history are sent at once.
+_PAGE = 2_000
 
 
 class Worker(Protocol):
@@ -87,7 +87,6 @@ class SubscriptionService:
         linger_ms: int,
         workers: Callable[[Feed, Callable[[Event], None]], Worker],
         ring: int,
-        most_streams: int,
     ) -> None:
         self._history = history
         self._supervisor = supervisor
@@ -95,23 +94,19 @@ class SubscriptionService:
         self._linger_s = linger_ms / 1000
         self._workers = workers
         self._ring_size = ring
-        self._most_streams = most_streams
-        self._count = 0
         self._broadcast = broadcast
-        self._pages = Pages(history)
+        self._pages = Pages(history, _PAGE)
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
 
     def check_room(self, feeds: Mapping[Series, Feed]) -> None:
         """LimitExceeded if these streams, each with the feed behind it, would be too many."""
-        new = sum(not self._is_followed(series, feed) for series, feed in feeds.items())
-        if self._count + new > self._most_streams:
-            raise LimitExceeded(
-                f"All clients together may follow {self._most_streams} streams (max_streams)."
-            )
+        self._broadcast.check_room(
+            sum(not self._is_followed(series, feed) for series, feed in feeds.items())
+        )
 
     def subscribe(
-        self, feed: Feed, subscription: BarSubscription, resume: Cursor | None = None
+        self, feed: Feed, subscription: BarSubscription[Series], resume: Cursor | None = None
     ) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
         upstream = self._upstreams.get(feed.series) or self._follow(feed)
@@ -125,7 +120,7 @@ class SubscriptionService:
             subscription.keep(message)
         return Joined(stream.cursor, None if resume is None else stream.ring.replay(resume))
 
-    def unsubscribe(self, feed: Feed, subscription: BarSubscription) -> None:
+    def unsubscribe(self, feed: Feed, subscription: BarSubscription[Series]) -> None:
         """Removes a subscription; a stream without another ends after the linger time."""
         upstream = self._upstreams[feed.series]
         stream = upstream.streams[subscription.series]
@@ -135,38 +130,16 @@ class SubscriptionService:
             stream.ending = loop.call_later(self._linger_s, self._end, upstream, stream)
 
     async def catch_up(
-        self, feed: Feed, subscription: BarSubscription, since: int, until: Cursor
+        self, feed: Feed, subscription: BarSubscription[Series], since: int, joined: Joined
     ) -> bool:
-        """Sends the closed bars of `[since, until.next_ms)` as snapshots.
-
-        A history that cannot be had is told as a gap; the answer says whether all of it was sent.
-        """
-        complete = True
-        while True:
-            page = await self._pages.page(feed, subscription.series, since, until)
-            await subscription.send(page.messages)
-            complete = complete and page.is_complete
-            since = page.end_ms
-            if since >= until.next_ms:
-                return complete
+        """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
+        return await self._pages.send(feed, subscription, since, joined.cursor)
 
     async def resume(
-        self, feed: Feed, subscription: BarSubscription, cursor: Cursor, joined: Joined
+        self, feed: Feed, subscription: BarSubscription[Series], cursor: Cursor, joined: Joined
     ) -> bool:
-        """Sends what a client has missed since `cursor`; False if it may lack something even so."""
-        if joined.replay is None:
-            # Every closed bar is in the store, but not which of those before were revised since.
-            await self.catch_up(feed, subscription, cursor.next_ms, joined.cursor)
-            return False
-        whole_ms, messages = joined.replay
-        complete = True
-        if cursor.next_ms < whole_ms:
-            # It left in the middle of its history.
-            until = cursor._replace(next_ms=whole_ms)
-            complete = await self.catch_up(feed, subscription, cursor.next_ms, until)
-        for first in range(0, len(messages), _AT_ONCE):
-            await subscription.send(messages[first : first + _AT_ONCE])
-        return complete
+        """Sends what a client has missed since `cursor`; see Pages.resume."""
+        return await self._pages.resume(feed, subscription, cursor, joined.replay, joined.cursor)
 
     def feeds(self, provider: str) -> dict[str, int]:
         """How many series of a provider are followed, by the state of their feed."""
@@ -209,7 +182,6 @@ class SubscriptionService:
             on_written=lambda closed_ms: lag.observe((provider.now_ms() - closed_ms) / 1000),
         )
         upstream.streams[series] = stream
-        self._count += 1
         if series != upstream.feed.series:
             stream.deriver = Deriver(series.timeframe, next_ms, emit=stream.take, revise=stream.revise)
             work = partial(self._supply, upstream.feed, stream, stream.deriver, bucket)
@@ -253,7 +225,7 @@ class SubscriptionService:
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]
-        self._count -= 1
+        stream.channel.close()
         if stream.task is not None:
             stream.task.cancel()
         if not upstream.streams:

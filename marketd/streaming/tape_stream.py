@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from marketd.domain.bar import Tick
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import TimeRange
 from marketd.streaming.broadcast import BroadcastManager, Channel, Subscription
-from marketd.streaming.events import HealthEvent, TapeNews, TickEvent
+from marketd.streaming.events import GapEvent, HealthEvent, TapeNews, TickEvent
 from marketd.streaming.messages import Message, tape_message
 from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor, Ring
 
 # The most trades that wait for a client which catches up.
 _MOST_WAITING = 100_000
+
+
+class TapeListener(Protocol):
+    """Who is told of an instrument's trades within this process. Nothing here blocks."""
+
+    def stored(self, ticks: Sequence[Tick], seq: int) -> None:
+        """Takes trades, ascending, that are new in the store, also of the past; see TickEvent."""
+
+    def take(self, event: GapEvent | HealthEvent) -> None:
+        """Takes what else has happened."""
 
 
 class TapeSubscription(Subscription):
@@ -62,14 +74,23 @@ class TapeStream:
     """
 
     def __init__(
-        self, instrument: Instrument, since_ms: int, broadcast: BroadcastManager, *, ring_size: int
+        self,
+        instrument: Instrument,
+        since_ms: int,
+        broadcast: BroadcastManager,
+        *,
+        ring_size: int,
+        on_written: Callable[[int], None],
     ) -> None:
         self.instrument = instrument
         self.told_ms = since_ms
         self.ring = Ring(ring_size, since_ms)
         self.health = HealthEvent("live", "")
         self.channel = Channel(broadcast)
+        self.listeners: set[TapeListener] = set()
         self._since_ms = since_ms
+        # Given the time of a trade, once its clients have been written to.
+        self._on_written = on_written
 
     @property
     def cursor(self) -> Cursor:
@@ -81,16 +102,23 @@ class TapeStream:
 
         Of those that no stream has said, what is older than this one is history's.
         """
+        for listener in self.listeners:
+            listener.stored(ticks, seq)
         if not is_live:
             ticks = [tick for tick in ticks if tick[0] >= self._since_ms]
         if ticks:
             self.told_ms = max(self.told_ms, ticks[-1][0])
-            self._publish(TickEvent(ticks, seq))
+            was_told = self._publish(TickEvent(ticks, seq))
+            if was_told and is_live:
+                # Clients are written to in this turn of the loop, before what is due after that.
+                asyncio.get_running_loop().call_soon(self._on_written, ticks[-1][0])
 
-    def take(self, event: TapeNews) -> None:
+    def take(self, event: GapEvent | HealthEvent) -> None:
         """Publishes what else is to be said."""
         if isinstance(event, HealthEvent):
             self.health = event
+        for listener in self.listeners:
+            listener.take(event)
         self._publish(event)
 
     def greet(self, subscription: TapeSubscription) -> None:
@@ -100,10 +128,10 @@ class TapeStream:
             message = tape_message(self.instrument, self.health, self.cursor.token())
             subscription.keep(message)
 
-    def _publish(self, event: TapeNews) -> None:
+    def _publish(self, event: TapeNews) -> bool:
         lasts = not isinstance(event, HealthEvent)
         cursor = self.ring.cursor(self.told_ms, ahead=1 if lasts else 0).token()
         message = tape_message(self.instrument, event, cursor)
         if lasts:
             self.ring.add(message, self.told_ms)
-        self.channel.publish(message)
+        return self.channel.publish(message)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import LimitExceeded, MarketdError, Unsupported
+from marketd.domain.errors import MarketdError, Unsupported
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import MAX_MS, TimeRange
 from marketd.metrics import Metrics
@@ -17,7 +17,7 @@ from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.events import FEED_STATES
 from marketd.streaming.messages import gap_message, ticks_snapshot_message
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.tape_stream import TapeStream, TapeSubscription
+from marketd.streaming.tape_stream import TapeListener, TapeStream, TapeSubscription
 from marketd.streaming.tape_worker import BarsBeside, Tape, TapeWorker
 from marketd.supervisor import Supervisor
 
@@ -85,7 +85,6 @@ class TapeService:
         linger_ms: int,
         stall_ms: int,
         ring: int,
-        most_streams: int,
         request_timeout_ms: int,
     ) -> None:
         self._tapes = tapes
@@ -96,16 +95,12 @@ class TapeService:
         self._linger_s = linger_ms / 1000
         self._stall_ms = stall_ms
         self._ring_size = ring
-        self._most_streams = most_streams
         self._request_timeout_s = request_timeout_ms / 1000
         self._upstreams: dict[Instrument, _Upstream] = {}
 
-    def check_room(self, instruments: Collection[Instrument]) -> None:
+    def check_room(self, instruments: Collection[Instrument], *, beside: int = 0) -> None:
         """LimitExceeded if the trades of these, too, would be too many to follow."""
-        if len(self._upstreams.keys() | set(instruments)) > self._most_streams:
-            raise LimitExceeded(
-                f"All clients together may follow {self._most_streams} tapes (max_streams)."
-            )
+        self._broadcast.check_room(len(set(instruments) - self._upstreams.keys()) + beside)
 
     def subscribe(
         self, feed: TickFeed, subscription: TapeSubscription, resume: Cursor | None = None
@@ -114,12 +109,7 @@ class TapeService:
 
         Raises Unsupported where the provider has no stream of trades.
         """
-        if not feed.provider.streams_ticks:
-            raise Unsupported(f"{feed.provider.name} has no stream of trades.")
-        upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
-        if upstream.ending is not None:
-            upstream.ending.cancel()
-            upstream.ending = None
+        upstream = self._followed(feed)
         stream = upstream.stream
         stream.greet(subscription)
         replay = None if resume is None else stream.ring.replay(resume)
@@ -129,9 +119,24 @@ class TapeService:
         """Removes a subscription; without another, its upstream ends after the linger time."""
         upstream = self._upstreams[feed.instrument]
         upstream.stream.channel.remove(subscription)
-        if not upstream.stream.channel:
-            loop = asyncio.get_running_loop()
-            upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
+        self._end_if_left(upstream)
+
+    def listen(self, feed: TickFeed, listener: TapeListener) -> int:
+        """Tells `listener` what becomes of an instrument's trades; gives `known_ms`, see TapeJoined.
+
+        Raises Unsupported where the provider has no stream of trades.
+        """
+        upstream = self._followed(feed)
+        upstream.stream.listeners.add(listener)
+        if upstream.stream.health.state != "live":
+            listener.take(upstream.stream.health)
+        return upstream.worker.known_ms
+
+    def leave(self, feed: TickFeed, listener: TapeListener) -> None:
+        """Ends that; without anybody else, its upstream ends after the linger time."""
+        upstream = self._upstreams[feed.instrument]
+        upstream.stream.listeners.remove(listener)
+        self._end_if_left(upstream)
 
     async def catch_up(
         self, feed: TickFeed, subscription: TapeSubscription, since: int, joined: TapeJoined
@@ -198,9 +203,30 @@ class TapeService:
                 counts[upstream.stream.health.state] += 1
         return counts
 
+    def _followed(self, feed: TickFeed) -> _Upstream:
+        """The upstream of an instrument, which does not end now."""
+        if not feed.provider.streams_ticks:
+            raise Unsupported(f"{feed.provider.name} has no stream of trades.")
+        upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
+        if upstream.ending is not None:
+            upstream.ending.cancel()
+            upstream.ending = None
+        return upstream
+
+    def _end_if_left(self, upstream: _Upstream) -> None:
+        if not (upstream.stream.channel or upstream.stream.listeners):
+            loop = asyncio.get_running_loop()
+            upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
+
     def _follow(self, feed: TickFeed) -> _Upstream:
+        provider = feed.provider
+        lag = self._metrics.stream_tick_lag.labels(provider.name)
         stream = TapeStream(
-            feed.instrument, feed.provider.now_ms(), self._broadcast, ring_size=self._ring_size
+            feed.instrument,
+            provider.now_ms(),
+            self._broadcast,
+            ring_size=self._ring_size,
+            on_written=lambda t_ms: lag.observe(max(0, provider.now_ms() - t_ms) / 1000),
         )
         worker = TapeWorker(
             feed,
@@ -220,5 +246,6 @@ class TapeService:
     def _end(self, upstream: _Upstream) -> None:
         upstream.task.cancel()
         self._tapes.listen(upstream.feed, None)
+        upstream.stream.channel.close()
         del self._upstreams[upstream.feed.instrument]
         self._metrics.tape_upstreams.set(len(self._upstreams))

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-START_S = 20
+START_S = 60
 
 
 class Process:
@@ -61,6 +61,11 @@ class Process:
         head, _, _ = self._config.read_text("utf-8").partition("[providers.")
         self._config.write_text(head + providers, encoding="utf-8")
         self.signal(signal.SIGHUP)
+
+    @property
+    def may_open(self) -> int:
+        """How many files and sockets it may have open."""
+        return resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)[0]
 
     def limit_files(self, size: int) -> None:
         """Lets no file that the process writes grow beyond `size` from now on: its disk is full."""

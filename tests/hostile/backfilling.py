@@ -56,7 +56,7 @@ async def until(
     world: World, backfill: dict[str, Any], when: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
     """How the backfill stands, once it stands so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             code, body = await call(world, "GET", f"{PATH}/{backfill['id']}")
             assert code == 200

@@ -56,7 +56,7 @@ async def test_each_is_worked_on_by_one_node_and_any_node_tells_of_it_and_comman
     assert running(one) + running(other) == 1
     idle = one if running(other) else other
     assert (await call(idle, "POST", f"{PATH}/{told['id']}/pause"))[1]["state"] == "paused"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while running(one) + running(other):  # noqa: ASYNC110 - a metric has no event
             await asyncio.sleep(0.05)
     for world in (one, other):

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from listening import Sink, payloads
+from listening import Sink, payloads, turns
 from scripted import INSTRUMENT, MINUTE
 
 from marketd.domain.instrument import Series
@@ -63,15 +63,13 @@ class Stage:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        broadcast = BroadcastManager(self.metrics)
+        broadcast = BroadcastManager(self.metrics, most_channels=CHANNELS)
         self.channels = [Channel(broadcast) for _ in range(CHANNELS)]
         self.clients = [Client(broadcast) for _ in range(CLIENTS)]
         self._numbers = count()
 
     async def turn(self) -> None:
-        # Who waits for room needs some turns to see that there is.
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await turns()
         for client in self.clients:
             for channel, stay in client.stays.items():
                 client.due[channel] += stay.new

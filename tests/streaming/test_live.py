@@ -30,9 +30,9 @@ Make = Callable[..., Any]
 async def test_forming_then_closed_and_the_closed_bar_is_in_the_store_by_then(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     client = world.client()
-    subscription, cursor = world.subscribe(client)
+    subscription, joined = world.subscribe(client)
     subscription.go_live()
-    assert cursor.next_ms == START + 10 * M
+    assert joined.live_ms == START + 10 * M
     world.says(bar(10, close=50.0), closed=False)
     forming = await client.next("bar")
     assert (tuple(forming["bar"]), forming["closed"], forming["rev"]) == (bar(10, close=50.0), False, 0)
@@ -43,6 +43,24 @@ async def test_forming_then_closed_and_the_closed_bar_is_in_the_store_by_then(ma
     stored = await world.storage.read(world.feed.series, TimeRange(START, START + 20 * M), limit=50)
     assert stored.bars == [bar(10)]
     assert stored.coverage == [Covered(START + 10 * M, START + 11 * M, Reason.DATA)]
+
+
+async def test_it_is_measured_how_late_a_closed_bar_is_told(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.says(bar(10), closed=False)
+    await client.next("bar")
+    world.clock.set(START + 11 * M + 250)
+    world.says(bar(10), closed=True)
+    await client.closed(1)
+    lags = [
+        world.metrics.registry.get_sample_value(
+            f"marketd_stream_lag_seconds_{what}", {"provider": "test"}
+        )
+        for what in ("count", "sum")
+    ]
+    assert lags == [1, pytest.approx(0.25)]
 
 
 async def test_a_closed_bar_that_is_not_told_yet_counts_for_the_gate_of_background_work(
@@ -77,7 +95,7 @@ async def test_a_closed_bar_that_is_not_told_yet_counts_for_the_gate_of_backgrou
 async def test_history_and_live_join_without_a_hole_or_a_repeat(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     client = world.client()
-    subscription, cursor = world.subscribe(client)
+    subscription, joined = world.subscribe(client)
     # The bar closes while the client still catches up.
     world.clock.set(START + 11 * M + 1)
     world.says(bar(10), closed=True)
@@ -86,7 +104,7 @@ async def test_history_and_live_join_without_a_hole_or_a_repeat(make_world: Make
     second, _ = world.subscribe(other)
     second.go_live()
     await other.closed(1)
-    assert await world.service.catch_up(world.feed, subscription, START + 3 * M, cursor)
+    assert await world.service.catch_up(world.feed, subscription, START + 3 * M, joined)
     subscription.go_live()
     snapshot = await client.next()
     assert snapshot["type"] == "snapshot"
@@ -225,7 +243,7 @@ async def test_the_upstream_ends_some_time_after_the_last_client(make_world: Mak
     await client.next("bar")
     assert world.plugin.streams == 1
     world.service.unsubscribe(world.feed, again)
-    await asyncio.wait_for(world.plugin.ended.wait(), 5)
+    await asyncio.wait_for(world.plugin.ended.wait(), 30)
 
 
 async def test_what_a_long_silence_held_back_cuts_nobody_who_reads(make_world: Make) -> None:
@@ -270,8 +288,8 @@ async def test_a_history_that_fails_is_a_gap_and_live_goes_on(make_world: Make) 
 
     world.plugin.answers = [fail]
     client = world.client()
-    subscription, cursor = world.subscribe(client)
-    assert not await world.service.catch_up(world.feed, subscription, START, cursor)
+    subscription, joined = world.subscribe(client)
+    assert not await world.service.catch_up(world.feed, subscription, START, joined)
     subscription.go_live()
     snapshot = await client.next("snapshot")
     assert (snapshot["bars"], snapshot["complete"]) == ([], False)
@@ -294,7 +312,7 @@ async def test_a_provider_without_a_stream_is_polled(make_world: Make) -> None:
 
 async def test_bars_with_parameters_are_polled_since_a_stream_knows_of_none(make_world: Make) -> None:
     world = make_world([*HISTORY, bar(10)], NOW)
-    adjusted = replace(world.feed.series, variant="adjustment=split")
+    adjusted = world.feed.series._replace(variant="adjustment=split")
     world.feed = replace(world.feed, series=adjusted, params={"adjustment": "split"})
     client = world.client()
     world.subscribe(client)[0].go_live()

@@ -32,7 +32,7 @@ class Box:
         self.outbox = Outbox(
             Format.JSON,
             self.sink,
-            BroadcastManager(self.metrics),
+            BroadcastManager(self.metrics, most_channels=1),
             most_bytes=most_bytes,
             patience_s=patience_s,
             overflow=self._overflow,
@@ -146,9 +146,7 @@ async def test_who_sends_in_bulk_takes_turns_and_overflows_nothing() -> None:
     senders = [asyncio.ensure_future(box.outbox.put_bulk([page])) for _ in range(5)]
     for _ in senders:
         assert len(await box.sink.take()) == 1
-        box.sink.empty()
-        await asyncio.sleep(0)
-        box.sink.fill()
+        box.sink.admit_one()
     await asyncio.wait_for(asyncio.gather(*senders), 1)
     assert box.overflows == 0
 
@@ -183,7 +181,7 @@ async def test_a_client_that_takes_nothing_for_too_long_is_given_up() -> None:
     box = Box(patience_s=0.05)
     box.sink.fill()
     box.put(0, 1.0, closed=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not box.overflows:  # noqa: ASYNC110 - an outbox tells nobody else
             await asyncio.sleep(0.01)
     box.put(1, 1.0, closed=True)

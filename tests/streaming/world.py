@@ -99,7 +99,7 @@ class World:
         )
         self.supervisor = Supervisor(self.metrics)
         self.gate = LoadGate(self.metrics)
-        self.broadcast = BroadcastManager(self.metrics)
+        self.broadcast = BroadcastManager(self.metrics, most_channels=100)
         self.service = SubscriptionService(
             history=self.orchestrator,
             storage=storage,
@@ -115,25 +115,20 @@ class World:
                 stall_ms=30_000,
             ),
             ring=RING,
-            most_streams=100,
         )
 
     def client(self) -> Client:
         return Client(self.broadcast)
 
-    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[BarSubscription, Cursor]:
-        subscription = BarSubscription(Series(INSTRUMENT, timeframe), client.outbox)
-        return subscription, self.service.subscribe(self.feed, subscription).cursor
-
-    def rejoin(
-        self, client: Client, timeframe: Timeframe, cursor: Cursor
-    ) -> tuple[BarSubscription, Joined]:
+    def subscribe(
+        self, client: Client, timeframe: Timeframe = MINUTE, cursor: Cursor | None = None
+    ) -> tuple[BarSubscription[Series], Joined]:
         subscription = BarSubscription(Series(INSTRUMENT, timeframe), client.outbox)
         return subscription, self.service.subscribe(self.feed, subscription, cursor)
 
-    async def join(self, client: Client, timeframe: Timeframe, since: int) -> BarSubscription:
-        subscription, cursor = self.subscribe(client, timeframe)
-        await self.service.catch_up(self.feed, subscription, since, cursor)
+    async def join(self, client: Client, timeframe: Timeframe, since: int) -> BarSubscription[Series]:
+        subscription, joined = self.subscribe(client, timeframe)
+        await self.service.catch_up(self.feed, subscription, since, joined)
         subscription.go_live()
         return subscription
 
