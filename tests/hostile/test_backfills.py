@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,7 @@ from besieged import START, M, Make, World
 from stand_in import SYMBOL, Asked, Vendor, cut, hanging, rows, slow, status, well
 from stand_in_plugin import StandInPlugin
 
+from marketd.backfill.gate import LoadGate
 from marketd.backfill.job import KIND, Backfill
 from marketd.domain.bar import Bar
 from marketd.domain.timerange import TimeRange
@@ -235,6 +236,27 @@ async def test_it_waits_while_the_daemon_is_busy(world: World) -> None:
         assert not gate.is_open
         assert world.vendor.asked == []
     assert (await ended(world, told))["state"] == "done"
+
+
+async def test_whoever_watches_it_does_not_hold_it_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = world.daemon.gate
+    made_way_for: list[str] = []
+
+    def urgent() -> AbstractContextManager[None]:
+        made_way_for.append("somebody")
+        return LoadGate.urgent(gate)
+
+    monkeypatch.setattr(gate, "urgent", urgent)
+    told = await begin(world)
+    await ended(world, told)
+    for path in (PATH, "/healthz", "/readyz", "/metrics"):
+        async with world.session.get(path) as response:
+            assert response.status == 200
+    assert made_way_for == []
+    await world.bars()
+    assert made_way_for == ["somebody"]
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
