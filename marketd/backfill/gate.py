@@ -17,7 +17,7 @@ _MANY = 8
 # together, and several in a row are what somebody would notice, so they pass one by one: from so much
 # that came in the last second on, so long after one another. While clients are busy hardly any of them
 # is to meet one: what one in a hundred waits for is what is promised.
-_REST_S = ((50, 0.25), (10, 0.02), (0, 0.004))
+_REST_S = ((50, 0.25), (10, 0.1), (0, 0.004))
 
 
 class LoadGate:
