@@ -42,7 +42,7 @@ class _Crowd(NamedTuple):
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
     # All rounds together take less time than the backfill does.
-    rounds, seconds = (3, 1.0) if quick else (9, 4.0)
+    rounds, seconds = (3, 1.0) if quick else (5, 3.0)
     with Server("bench.exchange", "0") as exchange:
         url = f"http://{exchange.host}:{exchange.port}"
         for name, crowd in (("many", _Crowd(True, 0.005)), ("few", _Crowd(False, 0.025))):
