@@ -40,8 +40,19 @@ class Read(Protocol):
 class TapeAndPast(Tape, Protocol):
     """Everything that live needs of stored trades."""
 
-    def listen(self, feed: TickFeed, told: Callable[[Sequence[Tick], int, bool], None] | None) -> None:
-        """From now on `told` is called with what is new in the store, see TapeStream; None ends it."""
+    def listen(
+        self,
+        feed: TickFeed,
+        told: Callable[[Sequence[Tick], int, bool], None],
+        known_ms: Callable[[], int],
+    ) -> None:
+        """From now on `told` is called with what is new in the store, see TapeStream.
+
+        `known_ms` says up to when all is stored, or cannot be had.
+        """
+
+    def leave(self, feed: TickFeed) -> None:
+        """Ends that."""
 
     async def read(
         self, feed: TickFeed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
@@ -138,6 +149,11 @@ class TapeService:
         upstream.stream.listeners.remove(listener)
         self._end_if_left(upstream)
 
+    async def read(self, feed: TickFeed, span: TimeRange, *, limit: int) -> Read:
+        """The first `limit` trades of `span`, within the time of a request."""
+        deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
+        return await self._tapes.read(feed, span, limit=limit, newest=False, deadline_s=deadline_s)
+
     async def catch_up(
         self, feed: TickFeed, subscription: TapeSubscription, since: int, joined: TapeJoined
     ) -> bool:
@@ -151,10 +167,7 @@ class TapeService:
             span = TimeRange(cursor_ms, MAX_MS)
             gaps: Sequence[Gap]
             try:
-                deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
-                read = await self._tapes.read(
-                    feed, span, limit=limit, newest=False, deadline_s=deadline_s
-                )
+                read = await self.read(feed, span, limit=limit)
             except MarketdError:
                 ticks: Sequence[Tick] = ()
                 is_last, gaps = True, [Gap(cursor_ms, joined.known_ms, Reason.FEED_DOWN)]
@@ -237,7 +250,7 @@ class TapeService:
             stall_ms=self._stall_ms,
         )
         upstream = _Upstream(feed, stream, worker)
-        self._tapes.listen(feed, stream.told)
+        self._tapes.listen(feed, stream.told, lambda: worker.known_ms)
         upstream.task = self._supervisor.run(f"follow trades of {feed.instrument}", worker.run)
         self._upstreams[feed.instrument] = upstream
         self._metrics.tape_upstreams.set(len(self._upstreams))
@@ -245,7 +258,7 @@ class TapeService:
 
     def _end(self, upstream: _Upstream) -> None:
         upstream.task.cancel()
-        self._tapes.listen(upstream.feed, None)
+        self._tapes.leave(upstream.feed)
         upstream.stream.channel.close()
         del self._upstreams[upstream.feed.instrument]
         self._metrics.tape_upstreams.set(len(self._upstreams))
