@@ -145,7 +145,7 @@ async def test_no_bar_is_made_of_a_part_of_its_trades(storage: SQLiteStorage) ->
     since=st.integers(0, 5),
     length=st.integers(1, 8),
 )
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_pages_put_together_are_all_bars_of_the_range(
     tmp_path_factory: pytest.TempPathFactory, times: list[int], since: int, length: int, late_s: int
 ) -> None:
@@ -222,6 +222,17 @@ async def test_a_trade_beyond_the_window_is_stored_and_counted_and_revises_nothi
     assert len(world.plugin.asked) == asked
 
 
+async def test_what_a_process_had_no_time_to_make_again_the_next_one_makes(
+    world: World, storage: SQLiteStorage
+) -> None:
+    await world.read()
+    await storage.store_ticks(INSTRUMENT, [late := tick(10 * M + 100, 200.0)])
+    next_one = World(storage, TICKS, [DAY])
+    await next_one.says(now := tick(20 * M + 29_000))
+    await next_one.shows(lambda: bars_of_ticks(sorted([*TICKS, late, now]), MINUTE))
+    await next_one.supervisor.stop()
+
+
 async def test_the_providers_own_bars_are_not_made_of_trades(storage: SQLiteStorage) -> None:
     world = World(storage, TICKS, [DAY, MINUTE, SECOND])
     feed = feed_of(world.source)
@@ -244,7 +255,7 @@ ACTS = st.lists(
 
 
 @given(acts=ACTS)
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_in_whatever_order_trades_and_readers_come_the_bars_are_those_of_all_trades(
     tmp_path_factory: pytest.TempPathFactory, acts: list[Timeframe | list[int]]
 ) -> None:

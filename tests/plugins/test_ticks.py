@@ -53,6 +53,8 @@ def refused(provider: Provider, reason: str) -> float | None:
         ((START, True, 1.0, "", ""), "shape"),
         ((float(START), 1.0, 1.0, "", ""), "shape"),
         ((START, 1.0, 1.0, "", None), "shape"),
+        ((START, 1.0, 1.0, "", "é"), None),
+        ((START, 1.0, 1.0, "", "\ud800"), "shape"),
         ([START, 1.0, 1.0, "", ""], "shape"),
         ((START, 1.0, 1.0), "shape"),
     ],
