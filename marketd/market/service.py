@@ -68,7 +68,7 @@ class Stable(NamedTuple):
 class BarsPage(NamedTuple):
     """Bars, the times of rows that were filled in if any were asked for, gaps, and the next page."""
 
-    bars: list[Bar]
+    bars: Sequence[Bar]
     filled: list[int] | None
     gaps: list[Gap]
     next_page_token: str | None
