@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from scripted import INSTRUMENT, START, M, RememberingPlugin, feed_of, provider_
 from marketd.clock import ManualClock
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import Unsupported
+from marketd.domain.errors import InvalidInput, Unsupported
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.market.history import History
 from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
+from marketd.market.service import MarketService, SeriesName
 from marketd.market.tapes import Tapes
 from marketd.market.time_bars import TimeBarFeed, TimeBars
 from marketd.metrics import Metrics
@@ -118,6 +120,20 @@ async def test_they_are_the_bars_of_all_trades_the_forming_one_included(
         expected = bars_of_ticks(TICKS, timeframe)
         assert [bar[:5] for bar in found.bars] == [bar[:5] for bar in expected]
         assert [bar[5] for bar in found.bars] == pytest.approx([bar[5] for bar in expected])
+
+
+async def test_bars_of_trades_take_no_parameters(storage: SQLiteStorage) -> None:
+    _, source = provider(TICKS)
+    time_bars = TimeBars(Tapes(storage, Metrics()), late_ms=LATE)
+    loader: Any = SimpleNamespace(provider=lambda name: source)
+    nobody: Any = None
+    service = MarketService(loader, orchestrator(storage), time_bars, nobody, nobody, storage)
+    assert (await service.feed(SeriesName(INSTRUMENT, MINUTE, {}))).tape is not None
+    with pytest.raises(
+        InvalidInput, match="test has no 1m bars; those made of its trades take no param"
+    ):
+        await service.feed(SeriesName(INSTRUMENT, MINUTE, {"adjustment": "raw"}))
+    assert (await service.feed(SeriesName(INSTRUMENT, DAY, {"adjustment": "raw"}))).tape is None
 
 
 async def test_what_is_closed_is_asked_for_once(storage: SQLiteStorage) -> None:
