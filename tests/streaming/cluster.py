@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import cast
+from typing import Any
 
-from scripted import START, M, StreamingPlugin, bar, scripted
+from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar, scripted
 from world import Client, World
 
 from marketd.bus import BusAway, Held
@@ -87,7 +87,13 @@ class Listened(StreamingPlugin):
 class Node:
     """One node with one client of its one-minute bars."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        cls: type[ScriptedPlugin],
+        timeframes: Sequence[Timeframe],
+    ) -> None:
         self.name = name
         self.wire = Wire()
         self.talk = Wire()
@@ -97,9 +103,10 @@ class Node:
         self.nodes = Nodes(self.leases, self.storage, self.metrics, now_s=lambda: cluster.now_s)
         self.bus = Bus(cluster.hub, self.talk)
         others = Others(self.nodes, self.bus, cluster.clock, self.metrics)
-        plugin = scripted(HISTORY, now_ms=NOW, cls=Listened, clock=cluster.clock)
-        plugin.bars = cluster.bars
-        self.plugin = cast("Listened", plugin)
+        self.plugin: Any = scripted(
+            HISTORY, now_ms=NOW, timeframes=timeframes, cls=cls, clock=cluster.clock
+        )
+        self.plugin.bars = cluster.bars
         self.world = World(self.storage, self.plugin, cluster.clock, partial(NodeWorker, others=others))
         self.client: Client = self.world.client()
 
@@ -115,7 +122,7 @@ class Node:
     @property
     def leads(self) -> bool:
         """Whether its plugin is listened to."""
-        return self.plugin.listeners > 0
+        return bool(self.plugin.listeners)
 
     @property
     def hears(self) -> bool:
@@ -143,8 +150,10 @@ class Cluster:
         self.bars: list[Bar] = list(HISTORY)
         self.nodes: list[Node] = []
 
-    async def node(self) -> Node:
-        node = Node(self, f"node {len(self.nodes)}")
+    async def node(
+        self, cls: type[ScriptedPlugin] = Listened, timeframes: Sequence[Timeframe] = (MINUTE,)
+    ) -> Node:
+        node = Node(self, f"node {len(self.nodes)}", cls, timeframes)
         self.nodes.append(node)
         await node.storage.open()
         return node
