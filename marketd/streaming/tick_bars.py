@@ -7,6 +7,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
@@ -147,7 +148,11 @@ class TickBarService:
         )
         walks = partial(self._past.walk, feed, series.timeframe)
         worker = TickBarWorker(stream, walks, day_ms=day_ms, patience_s=self._patience_s)
-        known_ms = self._tapes.listen(feed, worker)
+        try:
+            known_ms = self._tapes.listen(feed, worker)
+        except MarketdError:
+            stream.channel.close()
+            raise
         count = self._counts[series] = _Count(feed, stream, worker)
         count.task = self._supervisor.run(f"count {series}", partial(worker.run, known_ms))
         return count

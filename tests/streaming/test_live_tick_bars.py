@@ -14,7 +14,7 @@ from taped_world import MakeTaped, TapeWorld, passing, tick
 from world import Client
 
 from marketd.domain.bar import Bar
-from marketd.domain.errors import ProviderFailed
+from marketd.domain.errors import ProviderFailed, Unsupported
 from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
@@ -198,6 +198,25 @@ async def test_a_crowd_that_joins_reads_each_page_once(
     for chart in crowd:
         await chart.is_drawn(bars)
     assert asked == [MIDNIGHT]
+
+
+async def test_who_has_no_stream_of_trades_says_so_and_takes_no_room(make_taped: MakeTaped) -> None:
+    world = make_taped()
+    world.plugin.has_tick_stream = False
+    with pytest.raises(Unsupported, match="no stream of trades"):
+        await Chart(world).join()
+    assert world.broadcast.open_channels == 0
+
+
+async def test_a_stream_ends_some_time_after_its_last_client(make_taped: MakeTaped) -> None:
+    world = make_taped()
+    chart = Chart(world)
+    await chart.join()
+    assert world.broadcast.open_channels == 2
+    chart.leave()
+    async with asyncio.timeout(PATIENCE_S):
+        await world.plugin.ended.wait()
+    assert world.broadcast.open_channels == 0
 
 
 # A batch of times, those before 0 late; another client that joins; or the connection is lost, once.
