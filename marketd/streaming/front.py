@@ -42,6 +42,11 @@ class Front:
         self.changed = self._corrections.changed
         self.run = self._corrections.run
 
+    @property
+    def number(self) -> int | None:
+        """See Corrections."""
+        return self._corrections.number
+
     def form(self, bar: Bar) -> None:
         """Tells a forming bar, if those before it were told."""
         if bar[0] == self.next_ms:

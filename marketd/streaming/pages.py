@@ -10,11 +10,12 @@ from typing import NamedTuple
 from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import MIN_MS, TimeRange
 from marketd.plugins.feed import Feed
-from marketd.storage import Change
+from marketd.storage import Change, Storage
 from marketd.streaming.messages import Message, gap_message, snapshot_message
 from marketd.streaming.needs import Past, PastBars
+from marketd.streaming.revisions import missed
 from marketd.streaming.ring import Cursor
 
 _PAGE = 2_000
@@ -32,10 +33,13 @@ class Page(NamedTuple):
 
 
 class _Question(NamedTuple):
+    """What is asked of the bars of a range; of those before a cursor, what has become of them."""
+
     base: Series
     series: Series
     since: int
     until: Cursor
+    is_of_changes: bool = False
 
 
 class _Reading:
@@ -49,8 +53,9 @@ class _Reading:
 class Pages:
     """Reads each page once, also for a crowd that comes back at the same time."""
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: Past, storage: Storage) -> None:
         self._past = past
+        self._storage = storage
         self._reading: dict[_Question, _Reading] = {}
         self._kept: OrderedDict[_Question, Page] = OrderedDict()
         self._places: dict[str, asyncio.Semaphore] = {}
@@ -60,7 +65,14 @@ class Pages:
 
         `until` is the cursor of the client once it has all of that.
         """
-        question = _Question(feed.series, series, since, until)
+        return await self._page(feed, _Question(feed.series, series, since, until))
+
+    async def missed(self, feed: Feed, series: Series, cursor: Cursor) -> Page:
+        """What has become of the bars before `cursor` since then; not complete if nobody can tell."""
+        question = _Question(feed.series, series, MIN_MS, cursor, is_of_changes=True)
+        return await self._page(feed, question)
+
+    async def _page(self, feed: Feed, question: _Question) -> Page:
         while (page := self._kept.get(question)) is None:
             reading = self._reading.get(question)
             if reading is None:
@@ -94,7 +106,10 @@ class Pages:
         return page
 
     async def _fresh(self, feed: Feed, question: _Question) -> Page:
-        _, series, since, until = question
+        _, series, since, until, is_of_changes = question
+        if is_of_changes:
+            told = await missed(self._storage, self._past, feed, series, until)
+            return Page(told or [], until.next_ms, told is not None)
         try:
             past = await self._past.past(feed, series, since=since, before=until.next_ms, limit=_PAGE)
         except MarketdError:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from marketd.domain.bar import Bar
 from marketd.domain.errors import LimitExceeded, MarketdError
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
@@ -18,8 +17,10 @@ from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import FEED_STATES, Event, HealthEvent
 from marketd.streaming.front import Front
+from marketd.streaming.messages import Message
 from marketd.streaming.needs import History
 from marketd.streaming.pages import Pages
+from marketd.streaming.revisions import whole
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import BarSubscription, Stream
 from marketd.supervisor import Supervisor
@@ -98,7 +99,7 @@ class SubscriptionService:
         self._most_streams = most_streams
         self._count = 0
         self._broadcast = broadcast
-        self._pages = Pages(history)
+        self._pages = Pages(history, storage)
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
 
@@ -155,18 +156,23 @@ class SubscriptionService:
     ) -> bool:
         """Sends what a client has missed since `cursor`; False if it may lack something even so."""
         if joined.replay is None:
-            # Every closed bar is in the store, but not which of those before were revised since.
-            await self.catch_up(feed, subscription, cursor.next_ms, joined.cursor)
-            return False
+            # The store has every closed bar, and knows which of those before have changed.
+            changes = await self._pages.missed(feed, subscription.series, cursor)
+            await self._send(subscription, changes.messages)
+            is_whole = await self.catch_up(feed, subscription, cursor.next_ms, joined.cursor)
+            return is_whole and changes.is_complete
         whole_ms, messages = joined.replay
         complete = True
         if cursor.next_ms < whole_ms:
             # It left in the middle of its history.
             until = cursor._replace(next_ms=whole_ms)
             complete = await self.catch_up(feed, subscription, cursor.next_ms, until)
+        await self._send(subscription, messages)
+        return complete
+
+    async def _send(self, subscription: BarSubscription, messages: Sequence[Message]) -> None:
         for first in range(0, len(messages), _AT_ONCE):
             await subscription.send(messages[first : first + _AT_ONCE])
-        return complete
 
     def feeds(self, provider: str) -> dict[str, int]:
         """How many series of a provider are followed, by the state of their feed."""
@@ -204,6 +210,7 @@ class SubscriptionService:
         stream = Stream(
             series,
             bucket.start_ms,
+            upstream.worker.front.number,
             self._broadcast,
             ring_size=self._ring_size,
             on_written=lambda closed_ms: lag.observe((provider.now_ms() - closed_ms) / 1000),
@@ -230,11 +237,11 @@ class SubscriptionService:
                 else:
                     bucket_ms, rev = await stream.next_revised()
                     try:
-                        whole = await self._whole(feed, stream.series, bucket_ms)
+                        bar = await whole(self._history, feed, stream.series, bucket_ms)
                     except MarketdError:
                         stream.revise(bucket_ms, rev)
                         raise
-                    stream.revised(bucket_ms, rev, whole)
+                    stream.revised(bucket_ms, rev, bar)
             except MarketdError as error:
                 if not is_down:
                     stream.take(HealthEvent("down", error.message))
@@ -244,12 +251,6 @@ class SubscriptionService:
                 if is_down:
                     stream.take(HealthEvent("live", ""))
                 is_down = False
-
-    async def _whole(self, feed: Feed, series: Series, bucket_ms: int) -> Bar | None:
-        """A bar of the past as it is now; None while a part of it is missing."""
-        end_ms = series.timeframe.end(bucket_ms)
-        past = await self._history.past(feed, series, since=bucket_ms, before=end_ms, limit=1)
-        return past.bars[0] if past.bars and not past.gaps else None
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]

@@ -140,6 +140,11 @@ MIGRATIONS = (
     DROP TABLE bar;
     ALTER TABLE series DROP COLUMN has_nan;
     """,
+    # Changes are numbered, series by series; of those from before there is no number.
+    """
+    ALTER TABLE revision ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX revision_by_number ON revision (series, number);
+    """,
 )
 
 

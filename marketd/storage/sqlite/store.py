@@ -27,6 +27,7 @@ from marketd.storage.base import (
     Checkup,
     Job,
     QueryPlan,
+    Revised,
     Storage,
     Stored,
     StoredBars,
@@ -101,7 +102,8 @@ class SQLiteStorage(Storage):
     ) -> Stored:
         def tell(stored: Stored) -> None:
             if stored.inserted or stored.revised:
-                self._tell(Change(series, TimeRange(bars[0][0], bars[-1][0] + 1), stored.revised))
+                span = TimeRange(bars[0][0], bars[-1][0] + 1)
+                self._tell(Change(series, span, bool(stored.revised or stored.late)))
 
         return await self._write(
             lambda connection: bar_rows.store(connection, self._ids, series, bars, covered, at_ms), tell
@@ -112,6 +114,11 @@ class SQLiteStorage(Storage):
     ) -> StoredBars:
         return await self._read(
             lambda connection: bar_rows.read(connection, self._ids, series, span, limit, newest)
+        )
+
+    async def revised(self, series: Series, *, after: int, limit: int) -> Revised:
+        return await self._read(
+            lambda connection: bar_rows.revised(connection, self._ids, series, after, limit)
         )
 
     async def series_list(self) -> list[Series]:
