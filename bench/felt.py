@@ -34,7 +34,7 @@ _BURST_S = 0.005
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
-    rounds, seconds = (3, 1.5) if quick else (9, 4.0)
+    rounds, seconds = (3, 1.0) if quick else (9, 4.0)
     with Server("bench.exchange", "0") as exchange:
         url = f"http://{exchange.host}:{exchange.port}"
         with Server("bench.customer", scratch / "felt.db", url, "0") as marketd:
@@ -108,7 +108,7 @@ async def _measured(marketd: Server, exchange: Server, rounds: int, seconds: flo
             felt.idle.append(await clients.measure(seconds))
             idle_s += spent_s() - begun_s
             await client.resume_backfill(backfill.id)
-            await clients.measure(1.0)
+            await clients.measure(seconds / 4)
             begun_s = spent_s()
             felt.busy.append(await clients.measure(seconds))
             busy_s += spent_s() - begun_s
@@ -116,9 +116,9 @@ async def _measured(marketd: Server, exchange: Server, rounds: int, seconds: flo
             bars += paused.bars
             felt.share = max(0.0, busy_s - idle_s) / (seconds * (number + 1))
             with _Stranger(felt.share):
-                await clients.measure(1.0)
+                await clients.measure(seconds / 4)
                 felt.stranger.append(await clients.measure(seconds))
-        felt.bars_per_s = bars / (rounds * (seconds + 1.0))
+        felt.bars_per_s = bars / (rounds * seconds * 1.25)
     return felt
 
 

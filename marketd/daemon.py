@@ -7,16 +7,15 @@ import gc
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
 
 from aiohttp import web
-from prometheus_client import Counter
 
+from marketd import chores
 from marketd.backfill.check import problems
 from marketd.backfill.gate import LoadGate
 from marketd.backfill.manager import BackfillManager
@@ -27,7 +26,7 @@ from marketd.clock import Clock, SystemClock
 from marketd.config import Config, StorageConfig
 from marketd.control.address import socket_beside
 from marketd.control.server import ControlServer
-from marketd.domain.errors import ConfigError, StorageFailed
+from marketd.domain.errors import ConfigError
 from marketd.market.aggregates import Aggregates
 from marketd.market.history import History
 from marketd.market.late import LateTrades
@@ -61,12 +60,6 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 5.0
 # How many bytes of answers about the past are kept ready.
 _READY_BYTES = 32 << 20
-# How often a store that takes no writes is tried.
-_PROBE_S = 1.0
-# How often old trades are dropped, at the least.
-_DROP_S = 3600.0
-# How often, at the least, it is looked which providers nobody needs any more.
-_LOOK_S = 60.0
 # What counts as soon as it is read again; a change of all else counts after a restart.
 _RELOADED = ("providers", "plugins_may_add")
 
@@ -160,8 +153,10 @@ class Daemon:
     async def reload(self, config: Config) -> None:
         """Sets up anew the providers whose sections are new or different; all others go on untouched.
 
-        Raises ConfigError, with nothing changed, if one of them cannot be set up.
+        Raises ConfigError, with nothing changed, if one of them cannot be set up, or is gone while a
+        `[[backfill]]` names it.
         """
+        self._check_kept(config)
         changed = await self.loader.reload(config.providers, defaults=config.plugins_may_add)
         for name in changed:
             self._answers.forget(name)
@@ -169,6 +164,12 @@ class Daemon:
         for section in (one.name for one in fields(config) if one.name not in _RELOADED):
             if getattr(config, section) != getattr(self._config, section):
                 log.warning("a section has changed, which counts after a restart section=%s", section)
+
+    def _check_kept(self, config: Config) -> None:
+        """Raises ConfigError if what `config` keeps filled cannot be, with the providers that it has."""
+        plugins = self.loader.plugins_of(config.providers, defaults=config.plugins_may_add)
+        if wrong := list(problems(config.backfill, plugins)):
+            raise ConfigError("\n".join(wrong))
 
     async def _reload_when(self, told: asyncio.Event, read_config: Callable[[], Config]) -> None:
         while True:
@@ -192,8 +193,7 @@ class Daemon:
             log.info("database %s", lack)
         self.loader.load(config.providers, defaults=config.plugins_may_add)
         self._opened.push_async_callback(self.loader.close)
-        if wrong := list(problems(config.backfill, self.loader)):
-            raise ConfigError("\n".join(wrong))
+        self._check_kept(config)
         others = self._others()
         supervisor = self._supervisor
         self._opened.push_async_callback(supervisor.stop)
@@ -281,17 +281,24 @@ class Daemon:
             await control.open()
         await self._listen(app)
         supervisor.run("measure the load", self.gate.watch)
-        supervisor.run("probe storage", partial(_probe, storage, self.metrics.storage_fault_seconds))
+        supervisor.run(
+            "probe storage", partial(chores.probe, storage, self.metrics.storage_fault_seconds)
+        )
         supervisor.run("revise bars of late trades", late.run)
-        supervisor.run("drop old trades", partial(_drop, storage, self._clock, config.ticks.keep))
+        supervisor.run("drop old trades", partial(chores.drop, storage, self._clock, config.ticks.keep))
         for plugin, extension, _ in self.loader.extensions:
             hearer = Hearer(
                 plugin, extension, timeout_s=config.upstream.timeout / 1000, metrics=self.metrics
             )
             storage.listen(partial(_tell, hearer))
             supervisor.run(f"tell {plugin} of bars", hearer.run)
-        supervisor.run("close idle providers", partial(_close_idle, self.loader, config.upstream.idle))
+        supervisor.run(
+            "close idle providers", partial(chores.close_idle, self.loader, config.upstream.idle)
+        )
+        self._opened.push_async_callback(backfills.close)
         await backfills.open()
+        for name in self.loader.providers.keys() - config.providers.keys():
+            supervisor.run(f"try {name}", partial(chores.open_if_there, self.loader.providers[name]))
 
     def _caches(self) -> list[BarCache]:
         """Where bars are looked for before the store is asked, nearest first."""
@@ -360,36 +367,3 @@ def _spare_what_stays() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-async def _close_idle(loader: PluginLoader, idle_ms: int) -> None:
-    while True:
-        await asyncio.sleep(min(idle_ms / 1000 / 4, _LOOK_S))
-        await loader.close_idle(idle_ms / 1000)
-
-
-async def _drop(storage: Storage, clock: Clock, keep_ms: int) -> None:
-    """Keeps no trade for much longer than it is to be kept."""
-    while True:
-        try:
-            await storage.drop_ticks(max(0, clock.now_ms() - keep_ms))
-        except StorageFailed as error:
-            log.warning("old trades not dropped reason=%s", error.message)
-        await asyncio.sleep(min(_DROP_S, keep_ms / 1000))
-
-
-async def _probe(storage: Storage, seconds: Counter) -> None:
-    """Finds out that a store takes writes again, also when nobody has anything to write; adds up the
-    time until then."""
-    since_s = time.monotonic()
-    while True:
-        await asyncio.sleep(_PROBE_S)
-        had_fault = bool(storage.fault)
-        if had_fault:
-            # The store has logged it, and says so until it is over.
-            with suppress(StorageFailed):
-                await storage.probe()
-        now_s = time.monotonic()
-        if had_fault:
-            seconds.inc(now_s - since_s)
-        since_s = now_s

@@ -27,7 +27,7 @@ from marketd.cli.text import BarFormat, iso, table
 from marketd.config import ProviderConfig
 
 BTC = "crypto/sim/BTC/USD"
-LONG_S = 20
+LONG_S = 60
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("MARKETD_")}
 
 

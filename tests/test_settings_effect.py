@@ -105,7 +105,7 @@ async def subscribe(client: aiohttp.ClientWebSocketResponse, **fields: Any) -> d
     names = {"market": "crypto", "provider": "sim", "symbols": ["BTC/USD"], "timeframe": "1m"}
     await client.send_json({"type": "subscribe"} | names | fields)
     while True:
-        message: dict[str, Any] = await asyncio.wait_for(client.receive_json(), 5)
+        message: dict[str, Any] = await asyncio.wait_for(client.receive_json(), 30)
         if message["type"] in ("subscribed", "error"):
             return message
 
@@ -185,7 +185,7 @@ async def symbols_ttl(running: Running) -> None:
 
 async def idle(running: Running) -> None:
     await running.ohlcv("QUIET", since=1_700_000_000_000, before=1_700_000_060_000)
-    await asyncio.wait_for(running.odd.closed.wait(), 5)
+    await asyncio.wait_for(running.odd.closed.wait(), 30)
 
 
 async def depth(running: Running) -> None:
@@ -206,7 +206,7 @@ async def outbox(running: Running) -> None:
             await client.send_json({"type": "ping", "id": "a" * 60})
         frames = []
         while not client.closed:
-            frames.append(await asyncio.wait_for(client.receive(), 10))
+            frames.append(await asyncio.wait_for(client.receive(), 30))
         *_, error, close = frames
         assert "slow_consumer" in error.data
         assert (close.type, close.data) == (aiohttp.WSMsgType.CLOSE, 4008)
@@ -231,10 +231,10 @@ async def max_symbols(running: Running) -> None:
 async def max_message(running: Running) -> None:
     async with running.stream() as client:
         await client.send_str(json.dumps({"type": "ping", "id": "a" * 2_000}))
-        message = await asyncio.wait_for(client.receive_json(), 5)
+        message = await asyncio.wait_for(client.receive_json(), 30)
         assert message["code"] == "limit_exceeded"
         assert "1024 bytes (max_message)" in message["message"]
-        assert (await asyncio.wait_for(client.receive(), 5)).data == 1009
+        assert (await asyncio.wait_for(client.receive(), 30)).data == 1009
 
 
 async def patience(running: Running) -> None:
@@ -252,14 +252,14 @@ async def patience(running: Running) -> None:
 async def refused_clients(running: Running, words: str) -> None:
     async with running.stream() as first:
         async with running.stream() as second:
-            message = await asyncio.wait_for(second.receive_json(), 5)
+            message = await asyncio.wait_for(second.receive_json(), 30)
             assert (message["code"], words in message["message"]) == ("limit_exceeded", True)
-            assert (await asyncio.wait_for(second.receive(), 5)).data == 1008
+            assert (await asyncio.wait_for(second.receive(), 30)).data == 1008
         await first.send_json({"type": "ping"})
-        assert (await asyncio.wait_for(first.receive_json(), 5))["type"] == "pong"
+        assert (await asyncio.wait_for(first.receive_json(), 30))["type"] == "pong"
     async with running.stream() as third:
         await third.send_json({"type": "ping"})
-        assert (await asyncio.wait_for(third.receive_json(), 5))["type"] == "pong"
+        assert (await asyncio.wait_for(third.receive_json(), 30))["type"] == "pong"
 
 
 async def max_clients(running: Running) -> None:
@@ -284,7 +284,7 @@ async def max_rate(running: Running) -> None:
         kinds = []
         for _ in range(15):
             await client.send_json({"type": "ping"})
-            message = await asyncio.wait_for(client.receive_json(), 5)
+            message = await asyncio.wait_for(client.receive_json(), 30)
             kinds.append(message["type"])
         assert kinds[:10] == ["pong"] * 10
         assert message["code"] == "limit_exceeded"
@@ -294,8 +294,8 @@ async def max_rate(running: Running) -> None:
 async def linger(running: Running) -> None:
     async with running.stream() as client:
         await subscribe(client, provider="odd", symbols=["QUIET"])
-        await asyncio.wait_for(running.odd.began.wait(), 5)
-    await asyncio.wait_for(running.odd.ended.wait(), 5)
+        await asyncio.wait_for(running.odd.began.wait(), 30)
+    await asyncio.wait_for(running.odd.ended.wait(), 30)
 
 
 async def ring(running: Running) -> None:
@@ -305,11 +305,11 @@ async def ring(running: Running) -> None:
             answer = await subscribe(client, timeframe="1s")
             cursor, closed = answer["streams"][0]["cursor"], 0
             while closed < wanted:
-                message = await asyncio.wait_for(client.receive_json(), 5)
+                message = await asyncio.wait_for(client.receive_json(), 30)
                 closed += message["type"] == "bar" and message["closed"]
         async with running.stream() as client:
             await subscribe(client, timeframe="1s", resume=cursor)
-            while (message := await asyncio.wait_for(client.receive_json(), 5))["type"] != "resumed":
+            while (message := await asyncio.wait_for(client.receive_json(), 30))["type"] != "resumed":
                 pass
             recovered.append(message["recovered"])
     assert recovered == [True, False]

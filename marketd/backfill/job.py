@@ -65,8 +65,9 @@ class Backfill:
     """One backfill. Of its `total_ms` of history, `done_ms` are known.
 
     Its pace, the time that is left and what it has brought count from when it last began; of a repair,
-    what it has brought counts from its beginning. One that the configuration keeps (`is_kept`) begins
-    again at `next_ms`, over `kept.since` up to the present of then.
+    what it has brought counts from its beginning: a piece that it was interrupted in is fetched once
+    more, and counts as what that finds. One that the configuration keeps (`is_kept`) begins again at
+    `next_ms`, over `kept.since` up to the present of then.
     """
 
     id: str
@@ -84,6 +85,14 @@ class Backfill:
     is_kept: bool = False
     kept: KeptConfig | None = None  # how, while the configuration says so
     next_ms: int | None = None
+    claim: str = ""  # of whoever works on it
+
+    @property
+    def due_ms(self) -> int | None:
+        """When it is to be worked on; None if it is not."""
+        if self.state in (State.PENDING, State.RUNNING):
+            return self.created_ms
+        return self.next_ms
 
     @property
     def is_over(self) -> bool:
@@ -135,8 +144,12 @@ class Backfill:
             body["total"],
             body["done"],
             Brought(*body["brought"]),
+            eta_s=body.get("eta"),
+            bars_per_s=body.get("pace", 0.0),
             repaired_ms=body.get("repaired"),
             is_kept=body.get("kept", False),
+            next_ms=job.due_ms if State(job.state).has_ended else None,
+            claim=job.claim,
         )
 
     def job(self) -> Job:
@@ -155,8 +168,11 @@ class Backfill:
             "total": self.total_ms,
             "done": self.done_ms,
             "brought": list(self.brought),
+            "eta": self.eta_s,
+            "pace": self.bars_per_s,
             "repaired": self.repaired_ms,
             "kept": self.is_kept,
         }
         text = orjson.dumps(body).decode()
-        return Job(self.id, KIND, self.state, text, self.created_ms, self.updated_ms)
+        times = (self.created_ms, self.updated_ms, self.due_ms)
+        return Job(self.id, KIND, self.state, text, *times, self.claim)

@@ -46,30 +46,34 @@ class Feeds(Protocol):
 
 
 class Means(NamedTuple):
-    """What every round works with; `save` keeps how far a backfill is."""
+    """What every round works with."""
 
     history: History
     feeds: Feeds
     gate: LoadGate
     metrics: Metrics
-    save: Callable[[Backfill], Awaitable[None]]
 
 
 How: TypeAlias = Callable[[Feed, TimeRange], Awaitable[Brought]]
 
 
 class Round:
-    """The work of a backfill from its beginning, or from where it was left, to its end."""
+    """The work of a backfill from its beginning, or from where it was left, to its end.
 
-    def __init__(self, backfill: Backfill, means: Means) -> None:
+    `keep` keeps how far it is; it raises Superseded where that is another's by now.
+    """
+
+    def __init__(self, backfill: Backfill, means: Means, keep: Callable[[], Awaitable[None]]) -> None:
         self._backfill = backfill
         self._means = means
+        self._keep = keep
         self._under_way: list[TimeRange] = []
         self._last_ms = 0  # where the piece begins that was taken last
 
     async def run(self) -> None:
         """Returns when all is there that can be had; raises MarketdError if it cannot go on."""
         backfill = self._backfill
+        await self._insist(self._keep)
         feed = await self._insist(lambda: self._means.feeds.feed_of(backfill.wanted))
         with feed.provider.lease():
             pieces = await self._pieces(feed)
@@ -130,7 +134,7 @@ class Round:
                 # Coverage cannot tell what was fetched again.
                 ends_ms = (one.end_ms for one in self._under_way)
                 backfill.repaired_ms = max(ends_ms, default=self._last_ms)
-                await self._insist(lambda: self._means.save(backfill))
+                await self._insist(self._keep)
 
     async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` gives, however long it fails in a way that passes."""

@@ -41,7 +41,8 @@ def check_config(path: Path | None) -> None:
     loader = load_plugins(config)
     problems = [f"plugin {one.name}: {one.error}" for one in loader.reports if one.error]
     problems += loader.failed_providers.values()
-    problems += problems_of_kept(config.backfill, loader)
+    plugins = loader.plugins_of(config.providers, defaults=config.plugins_may_add)
+    problems += problems_of_kept(config.backfill, plugins)
     if problems:
         raise WrongInput("\n".join(problems))
     click.echo("ok\n")

@@ -129,7 +129,7 @@ class StorageFailed(MarketdError):
 
 
 class Superseded(MarketdError):
-    """Another node has become the leader of a series: what this one would write of it counts no more."""
+    """Another has taken over a series or a job: what this one would write of it counts no more."""
 
     code = "superseded"
 

@@ -219,7 +219,7 @@ class Tapes:
                 break
             asked.append(TimeRange(piece.start_ms, end_ms))
             asked = merge(asked)
-        gaps = self._gaps(feed, past, stored.coverage, asked, reason)
+        gaps = self._gaps(feed, past, stored.coverage, asked, reason, now_ms)
         final = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE]
         unknown = subtract(reach, merge([*proven(stored.coverage), *final]))
         known_ms = unknown[0].start_ms if unknown else reach.end_ms
@@ -267,9 +267,13 @@ class Tapes:
         coverage: Sequence[Covered],
         asked: Sequence[TimeRange],
         reason: Reason,
+        now_ms: int,
     ) -> list[Gap]:
-        """What of `reach` is not known, and why."""
-        now_ms = feed.provider.now_ms()
+        """What of `reach` is not known, and why.
+
+        `now_ms` is the present for which `asked` was decided: another look at the clock would make a gap
+        of what lies between the two.
+        """
         # What was just asked for and is not settled may be there later: no gap, but no proof either.
         recent = TimeRange(now_ms - feed.provider.plugin.settle_ms - _FRESH_MS, now_ms + 1)
         tail = [piece.clip(recent) for piece in asked]

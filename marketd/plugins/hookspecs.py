@@ -26,7 +26,8 @@ def marketd_providers() -> Sequence[type[MarketPlugin]]:
 def marketd_default_providers() -> Mapping[str, Mapping[str, Any]]:
     """Fires once at start: providers by name, for where the configuration names none at all.
 
-    Each is what its table `[providers.<name>]` would hold, `plugin` included, and no secret.
+    Each is what its table `[providers.<name>]` would hold, `plugin` included, and no secret. They are
+    opened as soon as requests are answered, so that it shows whether they are there.
     """
     raise NotImplementedError  # a specification is never called
 

@@ -6,8 +6,9 @@ The one module of this room that knows HTTP: only plugins import it, and marketd
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import aiohttp
 import orjson
@@ -26,7 +27,7 @@ T = TypeVar("T")
 _LARGEST_BODY = 64 * 1024 * 1024
 # Reading more than this would hold up the event loop: it is done in another thread.
 _SMALL_BODY = 64 * 1024
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class HttpClient:
@@ -73,8 +74,8 @@ class HttpClient:
         if status != 200:
             raise self.refusal(status, answered, body)
         if len(body) <= _SMALL_BODY:
-            return self._read(body, read)
-        return await asyncio.to_thread(self._read, body, read)
+            return self._read(orjson.loads, body, read)
+        return await asyncio.to_thread(self._read, decode, body, read)
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> MarketdError:
         """What an answer says that is not a 200; override where the vendor's own words say more."""
@@ -88,11 +89,28 @@ class HttpClient:
                 raise ProviderFailed(f"{self.vendor} sent more than one answer may hold.")
         return bytes(body)
 
-    def _read(self, body: bytes, read: Callable[[Any], T]) -> T:
+    def _read(self, loads: Callable[[bytes], Any], body: bytes, read: Callable[[Any], T]) -> T:
         try:
-            return read(orjson.loads(body))
+            return read(loads(body))
         except _UNREADABLE as error:
             raise ProviderFailed(f"{self.vendor} sent something that cannot be read.") from error
+
+
+def decode(body: bytes | str) -> Any:
+    """The JSON that a large `body` is, for another thread; ValueError or RecursionError if it is none.
+
+    The event loop has its turn after each object in it, and is not kept waiting for all of them.
+    """
+    return json.loads(body, object_hook=_give_way, parse_constant=_refuse)
+
+
+def _give_way(value: dict[str, Any]) -> dict[str, Any]:
+    """Does nothing: but where Python begins a function, it lets another thread have its turn."""
+    return value
+
+
+def _refuse(constant: str) -> Never:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def http_error(vendor: str, status: int, *, retry_after_s: float | None = None) -> MarketdError:

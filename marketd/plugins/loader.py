@@ -129,6 +129,13 @@ class PluginLoader:
         await asyncio.gather(*endings)
         return gone | changed.keys()
 
+    def plugins_of(
+        self, configs: Mapping[str, ProviderConfig], *, defaults: bool = False
+    ) -> dict[str, type[MarketPlugin] | None]:
+        """The plugin of every provider that there would be; None where it is not installed."""
+        wanted = self._wanted(configs, defaults=defaults)
+        return {name: self._classes.get(config.plugin) for name, config in wanted.items()}
+
     async def close_idle(self, idle_s: float) -> None:
         """Closes the plugin of every provider that nobody has needed for so long."""
         await asyncio.gather(*(one.close_if_idle(idle_s) for one in self.providers.values()))

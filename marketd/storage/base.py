@@ -8,8 +8,9 @@ trades of instruments, the jobs of the daemon, and coarser bars computed ahead o
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -88,7 +89,11 @@ def reach_of_ticks(ticks: Sequence[Tick], span: TimeRange, *, limit: int, newest
 
 
 class Job(NamedTuple):
-    """Work that outlives the process. `body` is JSON text that only whoever does the work reads."""
+    """Work that outlives the process. `body` is JSON text that only whoever does the work reads.
+
+    It is to be worked on from `due_ms` on, by whoever claims it; never while that is None. `claim` is
+    empty while nobody has claimed it.
+    """
 
     id: str
     kind: str
@@ -96,6 +101,13 @@ class Job(NamedTuple):
     body: str
     created_ms: int
     updated_ms: int
+    due_ms: int | None = None
+    claim: str = ""
+
+
+def in_turn(jobs: Iterable[Job]) -> list[Job]:
+    """Due jobs, in the order in which they are to be worked on."""
+    return sorted(jobs, key=lambda job: (job.due_ms or 0, job.created_ms, job.id))
 
 
 class Checkup(NamedTuple):
@@ -153,6 +165,8 @@ class Storage(ABC):
         """Why writing fails at present, in a sentence; empty while it works. Reading may still work."""
         self.identity = ""
         """Tells this database from any other, once it is open; empty if it is for one process alone."""
+        self._failed_s = 0.0
+        self._failing_since_s = 0.0
         self._listeners: list[Changed] = []
         self._watchers: list[Callable[[Fault], None]] = []
 
@@ -174,14 +188,22 @@ class Storage(ABC):
         """Calls `began`, in the loop, whenever writing begins to fail."""
         self._watchers.append(began)
 
+    @property
+    def failed_s(self) -> float:
+        """How long writing has failed since the start, in seconds, up to now if it fails at present."""
+        return self._failed_s + (time.monotonic() - self._failing_since_s if self.fault else 0)
+
     def _set_fault(self, sentence: str, fault: Fault = Fault.OTHER) -> None:
         """Says that writing fails, or with an empty sentence that it works."""
+        failed_s = self.failed_s
         was, self.fault = self.fault, sentence
         if sentence and not was:
+            self._failing_since_s = time.monotonic()
             log.error("writing stopped reason=%s", sentence)
             for began in self._watchers:
                 began(fault)
         elif was and not sentence:
+            self._failed_s = failed_s
             log.info("writing goes on again")
 
     # Life
@@ -311,8 +333,25 @@ class Storage(ABC):
     # Jobs
 
     @abstractmethod
-    async def save_job(self, job: Job) -> None:
-        """Keeps `job`, in place of the one with the same id if there is one. Durable when it returns."""
+    async def save_job(self, job: Job, *, lease_ms: int = 0) -> None:
+        """Keeps `job`, new or in place of the one with the same id. Durable when it returns.
+
+        A claim goes on for `lease_ms` from now, or ends if that is 0. Raises Superseded, and changes
+        nothing, where the job is claimed otherwise than `job.claim` says, or is gone while that is not
+        empty.
+        """
+
+    @abstractmethod
+    async def claim_jobs(self, kind: str, *, now_ms: int, most: int, lease_ms: int) -> list[Job]:
+        """Claims up to `most` jobs of `kind` that are due at `now_ms`, the longest due first.
+
+        Each gets a new claim. Nobody else can claim it for `lease_ms`, by the database's own clock, or
+        until it is saved without a lease. Whoever had claimed it before is superseded by that.
+        """
+
+    @abstractmethod
+    async def job(self, job_id: str) -> Job | None:
+        """One job; None if there is none with that id."""
 
     @abstractmethod
     async def jobs(self, kind: str) -> list[Job]:

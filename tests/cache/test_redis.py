@@ -274,7 +274,7 @@ async def test_redis_gone_is_told_once_and_kept_from_the_reads_until_it_is_back(
                 node.forget(SERIES, KEY.span)
                 await put(node, 2.0)
             leaving.start()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while await close_at(node) is None:
                     await put(node, 3.0)
         assert await close_at(node) == 3.0

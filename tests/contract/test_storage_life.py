@@ -51,7 +51,7 @@ async def test_close_ends_what_waits_and_each_write_was_done_or_failed(
     reads = [asyncio.create_task(everything(storage)) for _ in range(5)]
     await asyncio.sleep(0)
     late = [asyncio.create_task(put(storage, page(n, n + 1), data(n, n + 1))) for n in range(50, 80)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(storage.close(), storage.close())
         outcomes = await asyncio.gather(*early, *late, return_exceptions=True)
         await asyncio.gather(*reads, return_exceptions=True)

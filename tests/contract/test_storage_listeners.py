@@ -42,4 +42,4 @@ async def test_a_write_whose_caller_was_cancelled_is_told_all_the_same(storage: 
     writing = asyncio.ensure_future(storage.store(SERIES, [bar(0)], [], at_ms=START))
     await asyncio.sleep(0)
     writing.cancel()
-    await asyncio.wait_for(told.wait(), 5)
+    await asyncio.wait_for(told.wait(), 30)

@@ -16,7 +16,7 @@ from scripted import INSTRUMENT, MINUTE, START, M
 
 from marketd.domain.bar import Bar, Tick, open_time, same_bar
 from marketd.domain.coverage import Covered, Reason, lay
-from marketd.domain.errors import StorageFailed
+from marketd.domain.errors import StorageFailed, Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
@@ -58,6 +58,7 @@ TICKS = st.lists(
 ).map(lambda ticks: sorted(ticks, key=open_time))
 INSTRUMENTS = st.sampled_from([INSTRUMENT, Instrument("crypto", "test", "ETH/USD")])
 NUMBERS = st.integers(0, 3)
+LEASE_MS = 600_000
 JOBS = st.builds(
     Job,
     *(
@@ -66,6 +67,8 @@ JOBS = st.builds(
     ),
     NUMBERS,
     NUMBERS,
+    st.none() | NUMBERS,
+    st.just(""),
 )
 WRITES = st.tuples(SERIES, BARS, st.lists(STATEMENTS, max_size=3))
 
@@ -224,10 +227,29 @@ class Comparison(RuleBasedStateMachine):
     def drop_ticks(self, ms: int) -> None:
         assert self.run(self.storage.drop_ticks(START + ms)) == self.model.drop_ticks(START + ms)
 
-    @rule(job=JOBS)
-    def save_job(self, job: Job) -> None:
-        self.run(self.storage.save_job(job))
-        self.model.jobs[job.id] = job
+    @rule(job=JOBS, goes_on=st.booleans())
+    def save_job(self, job: Job, goes_on: bool) -> None:
+        claim = self.model.jobs[job.id].claim if job.id in self.model.jobs else ""
+        if claim:
+            with pytest.raises(Superseded):
+                self.run(self.storage.save_job(job))
+        lease_ms = LEASE_MS if goes_on else 0
+        self.run(self.storage.save_job(job._replace(claim=claim), lease_ms=lease_ms))
+        self.model.jobs[job.id] = job._replace(claim=claim if goes_on else "")
+
+    @rule(kind=st.sampled_from(["one", "two"]), now_ms=NUMBERS, most=st.integers(1, 3))
+    def claim_jobs(self, kind: str, now_ms: int, most: int) -> None:
+        claimed = self.run(self.storage.claim_jobs(kind, now_ms=now_ms, most=most, lease_ms=LEASE_MS))
+        due = [
+            (job.due_ms, job.created_ms, job)
+            for job in self.model.jobs.values()
+            if job.kind == kind and not job.claim and job.due_ms is not None and job.due_ms <= now_ms
+        ]
+        wanted = [job for *_, job in sorted(due)[:most]]
+        assert [job._replace(claim="") for job in claimed] == wanted
+        for job in claimed:
+            assert job.claim
+            self.model.jobs[job.id] = job
 
     @rule(job=JOBS)
     def delete_job(self, job: Job) -> None:
@@ -254,6 +276,11 @@ class Comparison(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.run(self.storage.close())
         self.open()
+        # A file's next owner finds nothing claimed; a server keeps what others may have claimed.
+        for kind in ("one", "two"):
+            for job in self.run(self.storage.jobs(kind)):
+                assert job.claim in ("", self.model.jobs[job.id].claim)
+                self.model.jobs[job.id] = self.model.jobs[job.id]._replace(claim=job.claim)
 
     def teardown(self) -> None:
         for series in ALL_SERIES:

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-START_S = 20
+START_S = 60
 
 
 class Process:

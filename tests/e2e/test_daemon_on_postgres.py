@@ -13,7 +13,7 @@ from test_daemon import BTC, SIM, hear, hear_closed, say, stream
 from test_full_disk import answer
 
 PAST = BTC | {"timeframe": "1h", "since": "2024-01-02T00:00:00Z", "before": "2024-01-05T00:00:00Z"}
-LONG_S = 20
+LONG_S = 60
 
 
 async def until(url: str, status: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ async def heard(*command: str | Path, cwd: Path | None = None) -> dict[str, Any]
     try:
         assert process.stdout is not None
         seen: dict[str, Any] = {}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "bar" not in seen:
                 message = json.loads(await process.stdout.readline())
                 seen.setdefault(message["type"], message)

@@ -14,6 +14,7 @@ Launch = Callable[..., Any]
 
 SIM = '[providers.sim]\nplugin = "sim"\nseed = 1\n'
 OTHER = '[providers.other]\nplugin = "sim"\nseed = {}\n'
+KEPT = '[[backfill]]\nprovider = "sim"\nmarket = "crypto"\nsymbols = ["BTC/USD"]\ntimeframe = "1d"\n'
 NAMES = {"market": "crypto", "symbol": "BTC/USD", "timeframe": "1d", "limit": 3}
 
 
@@ -23,7 +24,7 @@ async def states(daemon: Any) -> dict[str, str]:
 
 
 async def becomes(daemon: Any, wanted: dict[str, str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await states(daemon) != wanted:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
 
@@ -32,7 +33,7 @@ async def test_only_what_has_changed_is_set_up_anew_and_nobody_else_notices(laun
     daemon = await launch(SIM + OTHER.format(2))
     before = await daemon.get("/api/v1/ohlcv", provider="other", **NAMES)
     ws = daemon.url.replace("http", "ws") + "/api/v1/stream"
-    async with websockets.connect(ws) as socket, asyncio.timeout(30):
+    async with websockets.connect(ws) as socket, asyncio.timeout(60):
         names = {"market": "crypto", "provider": "sim", "symbols": ["BTC/USD"], "timeframe": "1s"}
         await socket.send(json.dumps({"type": "subscribe", "id": "1"} | names))
         await becomes(daemon, {"sim": "up", "other": "up"})
@@ -53,6 +54,10 @@ async def test_only_what_has_changed_is_set_up_anew_and_nobody_else_notices(laun
         daemon.configure(SIM + OTHER.format('"many"'))
         refused = await daemon.logged("configuration refused")
         assert "providers.other.seed: Not a valid integer" in refused
+        assert await states(daemon) == {"sim": "up", "other": "idle", "new": "up"}
+        daemon.configure(OTHER.format(3) + KEPT)
+        refused = await daemon.logged("configuration refused")
+        assert "[[backfill]] 1, provider: there is no provider sim" in refused
         assert await states(daemon) == {"sim": "up", "other": "idle", "new": "up"}
         daemon.configure(SIM)
         await becomes(daemon, {"sim": "up"})

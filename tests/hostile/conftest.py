@@ -44,7 +44,7 @@ async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
         now_ms: int = NOW,
         request_timeout: int = 3_000,
         settings: dict[str, Any] | None = None,
-        database: str = "marketd.db",
+        database: str = "",
         **sections: Any,
     ) -> World:
         clock = ManualClock(now_ms)
@@ -53,7 +53,7 @@ async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
         vendors.append(vendor)
         config = Config(
             server=ServerConfig(port=0, request_timeout=request_timeout),  # type: ignore[arg-type]
-            storage=StorageConfig(url=f"sqlite:///{tmp_path / database}"),
+            storage=StorageConfig(url=database or f"sqlite:///{tmp_path / 'marketd.db'}"),
             upstream=UpstreamConfig(timeout=250, retries=2),  # type: ignore[arg-type]
             history=HistoryConfig(depth=DAY_MS),  # type: ignore[arg-type]
             providers={

@@ -1,7 +1,8 @@
 """`python doomed.py`: a process that imports everything once, and forks daemons that can be killed.
 
-Each line on its input, a database file and the URL of a vendor, forks a daemon. On its output it says
-`started <pid>`, then the daemon's `serves <url>`, and once that is gone `ended <exit code>`.
+Each line on its input, the URLs of a database, a vendor and perhaps a Redis, forks a daemon. On its
+output it says `started <pid>`, then the daemon's `serves <url>`, and once that is gone
+`ended <exit code>`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib.metadata import EntryPoint
 import stand_in_plugin  # noqa: F401 - so that no child has to
 from stand_in import ENTRY
 
-from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
+from marketd.config import Config, ProviderConfig, RedisConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
 
 
@@ -23,10 +24,11 @@ def say(words: str) -> None:
     os.write(1, f"{words}\n".encode())
 
 
-async def serve(database: str, vendor: str) -> None:
+async def serve(database: str, vendor: str, redis: str = "") -> None:
     config = Config(
         server=ServerConfig(port=0),
-        storage=StorageConfig(url=f"sqlite:///{database}"),
+        storage=StorageConfig(url=database),
+        redis=RedisConfig(url=redis),
         providers={"vendor": ProviderConfig("vendor", "stand_in", {"url": vendor})},
     )
     daemon = Daemon(config, found=lambda: [EntryPoint(*ENTRY, "marketd")])

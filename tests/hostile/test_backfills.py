@@ -10,23 +10,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from backfilling import PATH, begin, call, ended, fetched_twice, until
+from backfilling import PATH, begin, call, ended, fetched_twice, only_from, until
 from besieged import START, M, Make, World
-from stand_in import SYMBOL, Asked, Mood, Vendor, cut, hanging, rows, slow, status, well
+from stand_in import SYMBOL, Asked, Vendor, cut, hanging, rows, slow, status, well
 from stand_in_plugin import StandInPlugin
 
 from marketd.backfill.job import KIND, Backfill
 from marketd.domain.bar import Bar
 from marketd.domain.timerange import TimeRange
-
-
-def only_from(at_ms: int) -> Mood:
-    """What lies before is never answered."""
-
-    async def mood(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
-        return await (well if asked.span.start_ms >= at_ms else hanging)(vendor, asked, request)
-
-    return mood
 
 
 async def test_it_brings_all_that_is_missing_once_and_says_so(world: World) -> None:

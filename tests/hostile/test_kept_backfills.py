@@ -7,41 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from backfilling import PATH, call, until
-from besieged import DAY_MS, MINUTE, NOW, START, M, Make, World
-from stand_in import SYMBOL, status, well
+from backfilling import HOUR, PATH, all_told, call, kept, until
+from besieged import DAY_MS, NOW, START, M, Make, World
+from stand_in import status, well
 
-from marketd.config.kept import KeptConfig, Since
+from marketd.config.kept import Since
 from marketd.config.settings import Millis
 from marketd.domain.bar import Bar
 from marketd.domain.errors import ConfigError
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-
-HOUR = Millis(60 * M)
-EPOCH = Since(at_ms=START)
-NOTHING = Millis(0)
-
-
-def kept(**changed: Any) -> KeptConfig:
-    """The vendor's minutes from START on, looked at once an hour; nothing is fetched again."""
-    given = {
-        "provider": "vendor",
-        "market": "crypto",
-        "symbols": (SYMBOL,),
-        "timeframe": MINUTE,
-        "since": EPOCH,
-        "every": HOUR,
-        "repair": NOTHING,
-    }
-    return KeptConfig(**(given | changed))
-
-
-async def all_told(world: World) -> list[dict[str, Any]]:
-    code, body = await call(world, "GET")
-    assert code == 200
-    told: list[dict[str, Any]] = body["backfills"]
-    return told
 
 
 async def settled(world: World) -> dict[str, Any]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from besieged import SERIES, START, M
+from killing import Doomed, doomed_node
 from stand_in import SYMBOL, Vendor, slow
 from stand_in_plugin import StandInPlugin
 
@@ -27,35 +24,6 @@ PAGES = 100
 SPAN = TimeRange(START, START + PAGES * StandInPlugin.page_limit * M)
 LATENCY_S = 0.02
 MOST_AT_ONCE = StandInPlugin.concurrency - 1
-DOOMED = Path(__file__).with_name("doomed.py")
-
-
-class Doomed:
-    """Daemons over one file, one after the other."""
-
-    def __init__(self, process: Process, database: Path, vendor: Vendor) -> None:
-        self._process = process
-        self._order = f"{database} {vendor.url}\n".encode()
-        self.pid = 0
-        self.url = ""
-
-    async def start(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(self._order)
-        said = dict([await self._said(), await self._said()])
-        self.pid, self.url = int(said["started"]), said["serves"]
-
-    async def kill(self) -> None:
-        """Returns once the daemon is gone."""
-        os.kill(self.pid, signal.SIGKILL)
-        self.pid = 0
-        assert await self._said() == ("ended", str(-signal.SIGKILL))
-
-    async def _said(self) -> tuple[str, str]:
-        assert self._process.stdout is not None
-        line = (await asyncio.wait_for(self._process.stdout.readline(), 60)).decode()
-        what, _, value = line.strip().partition(" ")
-        return what, value
 
 
 @pytest.fixture
@@ -68,28 +36,24 @@ async def vendor() -> AsyncIterator[Vendor]:
     await vendor.stop()
 
 
-@pytest.fixture
-async def doomed(tmp_path: Path, vendor: Vendor) -> AsyncIterator[Doomed]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(DOOMED)),
-        stdin=PIPE,
-        stdout=PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    doomed = Doomed(process, tmp_path / "marketd.db", vendor)
-    yield doomed
-    if doomed.pid:
-        await doomed.kill()
-    assert process.stdin is not None
-    process.stdin.close()
-    await process.wait()
-
-
 async def test_a_backfill_killed_ten_times_ends_as_if_it_had_not_been(
-    doomed: Doomed, vendor: Vendor, tmp_path: Path
+    vendor: Vendor, tmp_path: Path
 ) -> None:
+    database = tmp_path / "marketd.db"
+    async with doomed_node(f"sqlite:///{database}", vendor.url) as doomed:
+        await doomed.start()
+        await filled_though_it_is_killed(doomed, vendor)
+    storage = SQLiteStorage(database)
+    await storage.open()
+    bars, coverage = await storage.read(SERIES, SPAN, limit=len(vendor.bars) + 1)
+    await storage.close()
+    assert bars == vendor.bars
+    assert coverage == [Covered(*SPAN, Reason.DATA)]
+    assert PAGES < len(vendor.asked) <= PAGES + KILLS * MOST_AT_ONCE
+
+
+async def filled_though_it_is_killed(doomed: Doomed, vendor: Vendor) -> None:
     chance = random.Random(1)  # noqa: S311 - when to kill is no secret
-    await doomed.start()
     wanted = {"market": "crypto", "provider": "vendor", "symbol": SYMBOL, "timeframe": "1m"}
     wanted |= {"since": str(SPAN.start_ms), "before": str(SPAN.end_ms)}
     async with (
@@ -111,11 +75,3 @@ async def test_a_backfill_killed_ten_times_ends_as_if_it_had_not_been(
             await asyncio.sleep(0.05)
             async with client.get(f"{doomed.url}/api/v1/backfills/{told['id']}") as response:
                 told = await response.json()
-    await doomed.kill()
-    storage = SQLiteStorage(tmp_path / "marketd.db")
-    await storage.open()
-    bars, coverage = await storage.read(SERIES, SPAN, limit=len(vendor.bars) + 1)
-    await storage.close()
-    assert bars == vendor.bars
-    assert coverage == [Covered(*SPAN, Reason.DATA)]
-    assert PAGES < len(vendor.asked) <= PAGES + KILLS * MOST_AT_ONCE

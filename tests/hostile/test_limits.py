@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from besieged import START, M, Make, World
@@ -51,14 +52,17 @@ async def test_a_rush_keeps_the_declared_limit_and_uses_nearly_all_of_it(make: M
 
 
 async def test_two_daemons_with_one_key_share_its_limit_through_redis(
-    make: Make, redis_url: str
+    make: Make, redis_url: str, tmp_path: Path
 ) -> None:
     limits = {"requests": 100, "per_ms": 1_000, "burst": 4}
     shared = RedisConfig(url=redis_url)
     # The vendor of the first serves both: a key belongs to a vendor.
     one = await make(settings=limits, redis=shared, request_timeout=10_000)
     other = await make(
-        settings=limits | {"url": one.vendor.url}, redis=shared, database="b.db", request_timeout=10_000
+        settings=limits | {"url": one.vendor.url},
+        redis=shared,
+        database=f"sqlite:///{tmp_path / 'b.db'}",
+        request_timeout=10_000,
     )
     one.vendor.rate_limit = RateLimit(requests=100, per_ms=1_000, burst=10)
     asks = [world.bars(symbol=f"S{n}", **ALL) for n in range(8) for world in (one, other)]

@@ -90,7 +90,7 @@ class World:
 
     async def shows(self, expected: Callable[[], list[Bar]], base: Timeframe = MINUTE) -> None:
         """A read gives these, in a moment."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await self.read(base) != expected():  # noqa: ASYNC110 - it is revised behind the reads
                 await asyncio.sleep(0.001)
 

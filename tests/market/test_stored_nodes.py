@@ -72,7 +72,7 @@ async def test_a_revision_at_one_node_is_what_the_other_answers_with(
         other.heard.clear()
         await one.write(102.0)
         assert (await one.closes())[0] == {102.0}
-        await asyncio.wait_for(other.heard.wait(), 10)
+        await asyncio.wait_for(other.heard.wait(), 30)
         for _ in range(4):
             assert (await other.closes())[0] == {102.0}
             assert (await one.closes())[0] == {102.0}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scripted import INSTRUMENT, START, TickingPlugin
 from taped import NOW, SPAN, S, World, tick
 
+from marketd.clock import ManualClock
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered, Gap, Reason
 from marketd.domain.errors import HistoryEnds, InvalidInput, ProviderFailed
@@ -49,6 +50,23 @@ async def test_the_present_is_asked_for_once_a_second_and_is_no_gap(storage: SQL
     world.plugin.clock.advance(2 * S)
     assert not (await world.read(TimeRange(NOW - 5 * S, NOW + 9 * S))).gaps
     assert world.plugin.asked[1:] == [TimeRange(NOW, NOW + 2 * S + 1)]
+
+
+class Passing(ManualClock):
+    """Time passes between any two looks at it."""
+
+    step_ms = 0
+
+    def now_ms(self) -> int:
+        self.advance(self.step_ms)
+        return super().now_ms()
+
+
+async def test_time_that_passes_while_the_present_is_read_is_no_gap(storage: SQLiteStorage) -> None:
+    world = World(storage)
+    world.plugin.clock = clock = Passing(NOW)
+    for clock.step_ms in range(50, 1_000, 50):
+        assert not (await world.read(TimeRange(NOW - 5 * S, NOW + 600 * S))).gaps
 
 
 async def test_what_a_provider_does_not_keep_is_a_gap(storage: SQLiteStorage) -> None:
@@ -107,7 +125,7 @@ async def test_who_follows_is_told_each_new_trade_once_whoever_brought_it(
     cancelled = asyncio.ensure_future(world.tapes.keep(world.feed, [tick(10 * S)], []))
     await asyncio.sleep(0)
     cancelled.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while told[-1] != tick(10 * S):
             await world.read()
     assert len(told) == 6

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+from marketd.plugins import hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRIB = ROOT / "contrib_plugins"
@@ -44,3 +47,14 @@ def test_it_is_a_package_with_a_licence_and_a_readme(folder: Path) -> None:
     packaging = (folder / "pyproject.toml").read_text(encoding="utf-8")
     assert 'license = "MIT"' in packaging
     assert (folder / "README.md").read_text(encoding="utf-8").startswith(f"# {folder.name}\n")
+
+
+def test_every_hook_is_used_by_a_package_that_is_shipped() -> None:
+    used = {
+        name
+        for path in SOURCES
+        for name in re.findall(
+            r"^@hookimpl\ndef (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert used == {name for name, hook in vars(hookspecs).items() if hasattr(hook, "marketd_spec")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +20,7 @@ from marketd.domain.errors import (
     UnknownSymbol,
 )
 from marketd.plugins import http
-from marketd.plugins.http import HttpClient
+from marketd.plugins.http import HttpClient, decode
 
 KEY = "hush-hush"
 
@@ -65,6 +67,31 @@ def numbers(answered: Any) -> list[int]:
 
 async def test_an_answer_is_read(client: HttpClient) -> None:
     assert await client.get("/answer", {"text": "[3, 4]", "nothing": None}, numbers) == [3, 4]
+
+
+async def test_while_a_large_answer_is_decoded_the_loop_goes_on() -> None:
+    body = json.dumps([{"symbol": f"S{number}", "name": "x" * 400} for number in range(20_000)])
+    turns: list[int] = [0]
+    at: list[int] = []
+
+    def work() -> Any:
+        at.append(turns[0])
+        decoded = decode(body)
+        at.append(turns[0])
+        return decoded
+
+    decoding = asyncio.create_task(asyncio.to_thread(work))
+    while not decoding.done():
+        turns[0] += 1
+        await asyncio.sleep(0)
+    assert decoding.result() == json.loads(body)
+    assert at[1] - at[0] >= 3
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "[1", "[" * 100_000])
+def test_what_is_no_json_is_not_decoded(text: str) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        decode(text)
 
 
 async def test_a_large_answer_is_read_in_another_thread(client: HttpClient) -> None:

@@ -31,7 +31,7 @@ class Lister:
 
     async def has_been_asked(self, times: int) -> None:
         """Returns once it was, and has answered."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self.asked < times:  # noqa: ASYNC110 - a counter has no event
                 await asyncio.sleep(0)
         for _ in range(5):

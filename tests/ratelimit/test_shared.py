@@ -21,7 +21,7 @@ from marketd.ratelimit import RateLimiter, SharedAllowances
 
 LIMIT = RateLimit(requests=100, per_ms=1_000, burst=4)
 
-# Spends all it can get for a while; the machine has one monotonic clock for every process.
+# Spends all it can get for a while, and says when it was let: by Redis' clock, which decides.
 SPEND = """
 import asyncio, json, sys, time
 from marketd.domain.rate_limit import RateLimit
@@ -30,16 +30,25 @@ from marketd.ratelimit import RateLimiter, SharedAllowances
 
 async def main(url, key, cost, for_s):
     shared = SharedAllowances(url, Metrics())
-    limiter = RateLimiter(shared.allowance(key))
+    allowance, turns_us = shared.allowance(key), []
+    limiter = RateLimiter(allowance)
     limit = RateLimit(requests=100, per_ms=1_000, burst=4 * int(cost))
+    take = allowance.take
+
+    async def noted(*args, **options):
+        taken = await take(*args, **options)
+        if not taken.wait_us:
+            turns_us.append(taken.at_us)
+        return taken
+
+    allowance.take = noted
     print("ready", flush=True)
     sys.stdin.readline()
-    end_s, turns = time.monotonic() + float(for_s), []
+    end_s = time.monotonic() + float(for_s)
     while time.monotonic() < end_s:
         await limiter.acquire(limit, int(cost), deadline_s=None)
-        turns.append(time.monotonic())
     await shared.close()
-    print(json.dumps(turns))
+    print(json.dumps(turns_us))
 
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -82,10 +91,12 @@ async def test_two_processes_together_use_one_allowance_and_never_more(
     outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     one, other = (json.loads(output) for output, _ in outputs)
     both = sorted([*one, *other])
-    # Each may begin its last wait before the end, and gets its turn after it.
-    assert 0.95 * 100 <= cost * len(both) <= 100 + 8 * cost
-    most = max(sum(start_s <= turn_s < start_s + 0.5 for turn_s in both) for start_s in both)
-    assert cost * most <= 50 + 5 * cost
+    # A busy machine wakes them too late now and then. What a lone one uses is in the contract.
+    assert cost * len(both) >= 0.7 * 100
+    # From any turn to any later one: the burst, and what comes back meanwhile, a unit in 10 ms.
+    for first, first_us in enumerate(both):
+        for last, last_us in enumerate(both[first:], first):
+            assert cost * (last - first + 1) <= 4 * cost + (last_us - first_us) // 10_000
     assert min(len(one), len(other)) >= 10 / cost
     with redis.Redis.from_url(redis_url) as client:
         kept = list(client.scan_iter(f"*{key}*"))
@@ -107,7 +118,7 @@ async def test_without_redis_each_keeps_to_its_share_says_so_once_and_comes_back
         alone = list(chain.from_iterable(turns))
         assert 0.8 * 80 <= len(alone) <= 80 + 2 * LIMIT.burst
         leaving.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while metrics.redis_up._value.get() == 0:
                 await asyncio.gather(*(limiter.acquire(LIMIT, deadline_s=None) for limiter in limiters))
         back = await asyncio.gather(*(spend(limiter, 1.2) for limiter in limiters))

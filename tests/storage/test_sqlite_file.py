@@ -31,7 +31,7 @@ SPAN = TimeRange(START, START + M)
 PROOF = Covered(*SPAN, Reason.DATA)
 
 TABLES = [
-    *("block", "coverage", "instrument", "job", "job_by_kind", "probe"),
+    *("block", "coverage", "instrument", "job", "job_by_due", "job_by_kind", "probe"),
     *("revision", "revision_by_number", "rolled", "rollup", "series", "tick", "tick_coverage"),
 ]
 

@@ -56,7 +56,7 @@ class Sink:
 
     async def take(self) -> list[dict[str, Any]]:
         """The messages written since the last time, once there are any."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self._written.wait()
         return self.taken()
 

@@ -128,7 +128,7 @@ async def test_a_stream_that_is_not_the_last_word_is_checked_once_after_each_clo
     world.plugin.bars += [bar(minute) for minute in range(10, 14)]
     world.plugin.bars[-2:] = [bar(12, close=50.0), bar(13, close=51.0)]
     world.plugin.calls.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not any(asked.end_ms == START + 14 * M for asked in world.plugin.calls):
             world.clock.advance(1_000)
             await asyncio.sleep(0.002)

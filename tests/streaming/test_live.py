@@ -225,7 +225,7 @@ async def test_the_upstream_ends_some_time_after_the_last_client(make_world: Mak
     await client.next("bar")
     assert world.plugin.streams == 1
     world.service.unsubscribe(world.feed, again)
-    await asyncio.wait_for(world.plugin.ended.wait(), 5)
+    await asyncio.wait_for(world.plugin.ended.wait(), 30)
 
 
 async def test_what_a_long_silence_held_back_cuts_nobody_who_reads(make_world: Make) -> None:

@@ -85,7 +85,7 @@ async def test_more_than_can_wait_is_asked_of_history_once_the_store_is_back(
             world.says(bar(minute), closed=True)
         assert (await client.next("status"))["state"] == "down"
         # The stream is given up, and begun anew at least once before the store is back.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await world.plugin.ended.wait()
     assert await client.closed(1_390) == bars[10:1_400]
     assert (await world.rest(world.feed.series.timeframe, START + 10 * M))[:1_390] == bars[10:1_400]

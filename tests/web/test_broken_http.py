@@ -13,7 +13,7 @@ from asking import spoken_problem
 
 from marketd.daemon import Daemon
 
-PATIENCE_S = 10
+PATIENCE_S = 30
 MOST_BODY = 64 * 1024
 OHLCV = "/api/v1/ohlcv?market=crypto&provider=sim&timeframe=1m&symbol="
 

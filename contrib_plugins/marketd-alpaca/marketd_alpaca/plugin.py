@@ -28,7 +28,7 @@ from marketd_alpaca.api import NAME, AlpacaHttp, addresses, headers_of
 from marketd_alpaca.assets import ASSETS, contract_of, is_fed, pair_of, stock_of
 from marketd_alpaca.hours import HOUR, MINUTE, in_hours
 from marketd_alpaca.inbox import Message
-from marketd_alpaca.rows import bar_of, before_text, since_text, tick_of
+from marketd_alpaca.rows import bar_of, before_text, since_text, stands, tick_of
 from marketd_alpaca.sessions import Sessions
 from marketd_alpaca.settings import (
     DELAYED,
@@ -253,7 +253,7 @@ class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, TickHistory, MarketHou
 
         def read(answer: Any) -> tuple[list[T], str | None]:
             rows = (answer[kind] or {}).get(symbol, ())
-            return [*map(read_row, rows)], answer.get("next_page_token")
+            return [read_row(row) for row in rows if stands(row)], answer.get("next_page_token")
 
         return await self._pages(self._data, ASSETS[market].history[kind], asked, read, limit)
 

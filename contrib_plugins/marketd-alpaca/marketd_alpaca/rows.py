@@ -34,6 +34,11 @@ def tick_of(row: Mapping[str, Any]) -> Tick:
     )
 
 
+def stands(row: Mapping[str, Any]) -> bool:
+    """False of a trade that was cancelled, or corrected, which is a trade of its own."""
+    return row.get("u") not in ("canceled", "incorrect")
+
+
 def since_text(t_ms: int) -> str:
     """A time as Alpaca takes it."""
     return datetime.fromtimestamp(t_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -46,9 +46,10 @@ _HISTORIES: dict[str, Any] = {}
 class Alpaca:
     """Stocks and crypto are those of the simulated exchange, and a contract has the bars of its stock.
 
-    `faults` are what the next requests are answered with; `plan` is the most symbols of a stream,
-    `refusal` the code that a stream is answered with instead of being let in, `page` the most rows of
-    an answer. An account may have one socket to each stream.
+    `faults` are what the next requests are answered with; `updates` what became of trades later, by
+    their ids; `plan` is the most symbols of a stream, `refusal` the code that a stream is answered with
+    instead of being let in, `page` the most rows of an answer. An account may have one socket to each
+    stream.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -56,6 +57,7 @@ class Alpaca:
         self.clock = clock
         self.asked: list[str] = []
         self.faults: deque[Answer] = deque()
+        self.updates: dict[str, str] = {}
         self.page = 10_000
         self.plan = 1_000
         self.refusal = 0
@@ -176,7 +178,7 @@ class Alpaca:
         rows: list[dict[str, Any]]
         if kind == "trades":
             found: list[Any] = await self.trades(symbol, since, before, skipped + limit + 1)
-            rows = [trade_of(symbol, tick) for tick in found]
+            rows = [trade_of(symbol, tick) | self._update_of(tick) for tick in found]
         else:
             timeframe = {"1Min": MINUTE, "1Hour": HOUR}[query["timeframe"]]
             found = await self.history(symbol, timeframe, since, before, skipped + limit + 1)
@@ -188,6 +190,9 @@ class Alpaca:
             same = [one for one in found[: skipped + limit] if one[0] == more[0][0]]
             token = f"{more[0][0]}/{len(same)}"
         return web.json_response({kind: {symbol: rows} if rows else {}, "next_page_token": token})
+
+    def _update_of(self, tick: Tick) -> dict[str, str]:
+        return {"u": self.updates[tick[4]]} if tick[4] in self.updates else {}
 
     def _trading(self, path: str, query: Any) -> web.StreamResponse:
         match path:

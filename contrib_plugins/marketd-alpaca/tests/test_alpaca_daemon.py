@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets
 from alpaca_standin import HOUR, KEY, MINUTE, NOW, SECRET, Alpaca, row_of
 
 from marketd.client import BarUpdate, MarketdClient, MarketdClientError, Snapshot, Status
 from marketd.clock import ManualClock, SystemClock
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.plugins import Clock, RateLimit, ScaledClock
 
 M = 60_000
@@ -163,6 +165,34 @@ async def test_live_hours_are_those_of_history(running: Open) -> None:
                 clock.advance(15_000)
                 await asyncio.sleep(0.05)
         assert follower.closed == await alpaca.history("BTC/USD", HOUR, hour_ms, hour_ms + 1)
+
+
+@pytest.mark.parametrize(("market", "symbol"), [("us_equity", "SPY"), ("crypto", "BTC/USD")])
+async def test_trades_are_the_same_at_alpaca_over_rest_and_live(
+    running: Open, market: str, symbol: str
+) -> None:
+    clock = ScaledClock(SystemClock(), start_ms=NOW, speed=10)
+    since, before = NOW - 30_000, NOW + 10_000
+    async with Alpaca(clock).serving() as alpaca, running(alpaca, clock) as client:
+        async with websockets.connect(client.url.replace("http", "ws") + "/api/v1/stream") as socket:
+
+            async def hear() -> list[Tick]:
+                message = json.loads(await socket.recv())
+                assert message["type"] in ("subscribed", "snapshot", "tick"), json.dumps(message)
+                return [tuple(tick) for tick in message.get("ticks", [])]
+
+            names = {"market": market, "provider": "x", "symbols": [symbol], "channel": "ticks"}
+            await socket.send(json.dumps({"type": "subscribe", "id": "1", "since": since, **names}))
+            told: list[Tick] = []
+            while not told or told[-1][0] < before:
+                told += await hear()
+            truth = await alpaca.trades(symbol, since, before)
+            while not set(truth) <= set(told):
+                told += await hear()  # what was missed while the stream began comes late
+        assert sorted(tick for tick in told if tick[0] < before) == sorted(truth)
+        answer = await client.ticks(market, "x", symbol, since=since, before=before, limit=10_000)
+        assert answer.complete
+        assert list(answer.ticks) == truth
 
 
 async def test_an_expired_key_is_told_in_no_log_and_the_rest_is_served(

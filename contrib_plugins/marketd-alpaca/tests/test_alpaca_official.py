@@ -94,7 +94,7 @@ async def test_live_bars_corrections_and_trades_come_over_its_stream(
     thread = threading.Thread(target=stream.run)
     thread.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await alpaca.subscribed("updatedBars", "SPY")
             bar: Bar = (MINUTE.floor(NOW), 5.0, 6.0, 4.0, 5.5, 10.0)
             for channel in ("bars", "updatedBars"):

@@ -139,6 +139,17 @@ async def test_past_trades_are_told_page_by_page(opened: Opened, alpaca: Alpaca,
         assert list(await plugin.fetch_ticks(symbol, NOW + M, NOW + 2 * M, 10)) == []
 
 
+async def test_past_trades_that_no_longer_stand_are_left_out(opened: Opened, alpaca: Alpaca) -> None:
+    since, before = NOW - 5 * M, NOW - 4 * M
+    alpaca.page = 20
+    told = await alpaca.trades("SPY", since, before)
+    alpaca.updates = {told[0][4]: "canceled", told[1][4]: "incorrect", told[2][4]: "corrected"}
+    async with opened() as plugin:
+        assert list(await plugin.fetch_ticks("SPY", since, before, 10_000)) == told[2:]
+        # What was left out makes no page shorter: a short one would say that there is no more.
+        assert list(await plugin.fetch_ticks("SPY", since, before, 10)) == told[2:12]
+
+
 async def test_the_newest_minute_is_asked_for_as_the_latest_bar(opened: Opened, alpaca: Alpaca) -> None:
     newest_ms = MINUTE.floor(NOW) - M
     async with opened() as plugin:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from alpaca_standin import NOW, Alpaca, Opened, refusing
-from marketd_alpaca.rows import bar_of, tick_of
+from marketd_alpaca.rows import bar_of, stands, tick_of
 
 from marketd.domain.bar import bar_fault, tick_fault
 from marketd.domain.timeframe import Timeframe
@@ -72,6 +72,11 @@ def test_every_trade_is_read_as_it_was(recordings: Path) -> None:
         assert (tick[1], tick[2], tick[4]) == (row["p"], row["s"], str(row["i"]))
         assert tick[3] == {"B": "buy", "S": "sell"}.get(row.get("tks"), "")
         assert 0 <= datetime.fromisoformat(row["t"]).timestamp() * 1000 - tick[0] < 1
+
+
+def test_only_what_was_not_cancelled_stands(recordings: Path) -> None:
+    cancelled = [row for _, row in rows(recordings, "trades") if not stands(row)]
+    assert [row["u"] for row in cancelled] == ["canceled", "canceled"]
 
 
 async def test_a_recorded_page_of_trades_comes_through_the_plugin(

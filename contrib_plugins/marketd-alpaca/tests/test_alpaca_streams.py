@@ -35,7 +35,7 @@ def bar(minute: int, close: float = 5.5, start: int = OPEN) -> Bar:
 async def following(plugin: AlpacaPlugin, symbol: str = "SPY", **more: Any) -> AsyncIterator[Any]:
     """The stream of bars of a symbol, being read: its task begins with the first look."""
     stream = plugin.stream_bars(symbol, more.get("timeframe", MINUTE))
-    async with asyncio.timeout(10), aclosing(cast(AsyncGenerator[BarUpdate, None], stream)) as updates:
+    async with asyncio.timeout(30), aclosing(cast(AsyncGenerator[BarUpdate, None], stream)) as updates:
         yield updates
 
 
@@ -63,7 +63,7 @@ async def test_trades_come_as_ticks_with_the_side_where_alpaca_tells_it(
 ) -> None:
     stock = {"t": "2024-03-05T15:00:31.25Z", "p": 5.5, "s": 100, "i": 7, "c": ["@"], "x": "V", "z": "C"}
     coin = {"t": "2024-03-05T15:00:31.123456789Z", "p": 5.5, "s": 0.25, "i": 8, "tks": "S"}
-    async with opened() as plugin, asyncio.timeout(10):
+    async with opened() as plugin, asyncio.timeout(30):
         for symbol, row, tick in (
             ("SPY", stock, (NOW + 1_250, 5.5, 100.0, "", "7")),
             ("BTC/USD", coin, (NOW + 1_123, 5.5, 0.25, "sell", "8")),

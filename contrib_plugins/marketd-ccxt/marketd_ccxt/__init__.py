@@ -1,6 +1,6 @@
 """Every exchange of ccxt as a provider of marketd.
 
-ccxt itself is imported when a provider opens: it takes most of a second and some 80 MB.
+ccxt itself is imported when a provider opens, and of it no more than that exchange: see `exchanges`.
 """
 
 from collections.abc import Mapping, Sequence

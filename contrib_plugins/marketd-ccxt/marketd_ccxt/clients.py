@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from marketd.domain.errors import ProviderFailed
+from marketd.plugins.http import decode
 from marketd_ccxt.errors import translated
+from marketd_ccxt.exchanges import exchange_class
 from marketd_ccxt.rows import bars_of
 
 T = TypeVar("T")
@@ -24,12 +25,7 @@ def make_client(settings: Mapping[str, Any], credentials: Mapping[str, Any]) -> 
     ccxt's own throttle is off: marketd keeps to the rate limit.
     """
     exchange = settings["exchange"]
-    streaming = importlib.import_module("ccxt.pro")
-    plain = importlib.import_module("ccxt.async_support")
-    if exchange not in plain.exchanges:
-        raise ProviderFailed(f"ccxt has no exchange {exchange[:50]}.", transient=False)
-    cls = getattr(streaming if exchange in streaming.exchanges else plain, exchange)
-    client = cls(
+    client = exchange_class(exchange)(
         {
             "enableRateLimit": False,
             "apiKey": credentials["api_key"],
@@ -60,6 +56,7 @@ async def load(make: Callable[[], Any]) -> Any:
 
     async def loaded() -> Any:
         client = make()
+        client.on_json_response = decode
         try:
             with translated(client):
                 await client.load_markets()

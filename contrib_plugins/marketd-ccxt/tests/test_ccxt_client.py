@@ -1,7 +1,9 @@
-"""What ccxt itself is told: which system to ask, with which key, and to leave the pace to marketd."""
+"""ccxt itself: how little of it is imported, and what it is told."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,3 +54,28 @@ async def test_the_pace_is_marketd_s_and_the_key_is_optional() -> None:
     assert (bare.apiKey, keyed.apiKey, keyed.secret) == ("", "k", "s")
     for client in (bare, keyed):
         await client.close()
+
+
+def test_an_exchange_is_imported_without_the_others() -> None:
+    source = """
+import sys
+from pathlib import Path
+from marketd_ccxt.exchanges import exchange_class
+def resident_kb():
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
+before_kb = resident_kb()
+exchange_class("kraken")
+assert resident_kb() - before_kb < 40_000  # all of ccxt is 75 MB
+for name in ("kraken", "binanceusdm", "bit2c"):
+    assert exchange_class(name)({}).id == name
+assert exchange_class("kraken").__module__ == "ccxt.pro.kraken"
+assert exchange_class("bit2c").__module__ == "ccxt.async_support.bit2c"
+assert not {"ccxt.okx", "ccxt.kraken", "ccxt.async_support.okx", "ccxt.pro.okx"} & set(sys.modules)
+# Whoever else in the process wants more of ccxt has it whole.
+import ccxt
+assert len(ccxt.exchanges) > 90 and issubclass(ccxt.okx, ccxt.Exchange) and not hasattr(ccxt, "nothing")
+assert exchange_class("okx").__module__ == "ccxt.pro.okx"
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

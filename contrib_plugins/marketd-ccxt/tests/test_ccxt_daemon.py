@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import websockets
+from marketd_ccxt.plugin import CcxtPlugin
 from standin import Binance, Exchange, Kraken, refusing
 
 from marketd.clock import SystemClock
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
-from marketd.plugins import RateLimit, ScaledClock
+from marketd.plugins import MarketPlugin, RateLimit, ScaledClock, hookimpl
+from marketd.plugins.loader import installed
 
 NOW = 1_709_647_230_000  # 2024-03-05T14:00:30Z
 S, M = 1_000, 60_000
@@ -49,6 +52,9 @@ class House:
     async def state(self) -> dict[str, str]:
         """The state of `x`, once it has been needed."""
         await self.get("/api/v1/symbols", market="crypto", provider="x")
+        return await self.health()
+
+    async def health(self) -> dict[str, str]:
         _, ready = await self.get("/readyz")
         (state,) = (one for one in ready["providers"] if one["provider"] == "x")
         return dict(state)
@@ -94,10 +100,8 @@ PAIR = {"market": "crypto", "provider": "x", "symbol": "BTC/USDT"}
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     @asynccontextmanager
-    async def opened(
-        exchange: Exchange, clock: ScaledClock, url: str = "", **credentials: str
-    ) -> AsyncIterator[House]:
-        settings = {"exchange": type(exchange).__name__.lower(), "base_url": url or exchange.url}
+    async def opened(exchange: Exchange, clock: ScaledClock, **credentials: str) -> AsyncIterator[House]:
+        settings = {"exchange": type(exchange).__name__.lower(), "base_url": exchange.url}
         x = ProviderConfig("x", "ccxt", settings, credentials, RateLimit(1_000, 1_000, burst=100))
         config = Config(
             server=ServerConfig(port=0),
@@ -210,15 +214,49 @@ async def test_an_expired_key_is_told_and_the_rest_is_served(
     assert not any("expired-key" in line or SECRET in line for line in logged)
 
 
-async def test_without_a_network_it_is_down_and_the_rest_is_served(
-    kraken: tuple[Exchange, ScaledClock], opened: Open
+class Offered:
+    """A plugin that offers an exchange at `url` where nobody has configured one."""
+
+    url = ""
+
+    @staticmethod
+    @hookimpl
+    def marketd_providers() -> Sequence[type[MarketPlugin]]:
+        return [CcxtPlugin]
+
+    @staticmethod
+    @hookimpl
+    def marketd_default_providers() -> Mapping[str, Mapping[str, Any]]:
+        return {"x": {"plugin": "ccxt", "exchange": "kraken", "base_url": Offered.url}}
+
+
+@pytest.mark.parametrize(
+    ("is_there", "state", "told"), [(True, "up", ""), (False, "down", "cannot be reached")]
+)
+async def test_what_nobody_configured_says_by_itself_whether_it_is_there_and_the_rest_is_served(
+    kraken: tuple[Exchange, ScaledClock], tmp_path: Path, is_there: bool, state: str, told: str
 ) -> None:
     exchange, clock = kraken
-    async with opened(exchange, clock, url="http://127.0.0.1:1") as house:
-        state = await house.state()
-        assert state["state"] == "down"
-        assert "cannot be reached" in state["message"]
+    Offered.url = exchange.url if is_there else "http://127.0.0.1:1"
+    config = Config(
+        server=ServerConfig(port=0),
+        storage=StorageConfig(url=f"sqlite:///{tmp_path / 'marketd.db'}"),
+        plugins_may_add=True,
+    )
+    others = [one for one in installed() if one.name != "ccxt"]
+    offered = EntryPoint("ccxt", f"{__name__}:Offered", "marketd")
+    daemon = Daemon(config, clock=clock, found=lambda: [*others, offered])
+    await daemon.start()
+    house = House(daemon)
+    try:
+        async with asyncio.timeout(20):
+            while (health := await house.health())["state"] in ("idle", "opening"):
+                await sim_is_served(house)
+        assert health["state"] == state
+        assert told in health["message"]
         await sim_is_served(house)
+    finally:
+        await daemon.stop()
 
 
 async def test_more_history_than_the_exchange_keeps_is_a_gap_and_not_silence(

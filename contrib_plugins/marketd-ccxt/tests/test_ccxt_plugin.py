@@ -316,7 +316,7 @@ async def next_closed(stream: AsyncIterator[BarUpdate]) -> Bar:
 
 async def test_a_bar_is_closed_when_the_next_one_begins(exchange: Exchange, clock: ManualClock) -> None:
     async with opened(exchange, clock) as plugin:
-        async with asyncio.timeout(10), aclosing(plugin.stream_bars("BTC/USDT", MINUTE)) as stream:
+        async with asyncio.timeout(30), aclosing(plugin.stream_bars("BTC/USDT", MINUTE)) as stream:
             forming = await anext(stream)
             assert not forming.closed
             assert forming.bar[0] == MINUTE.floor(NOW)
@@ -333,7 +333,7 @@ async def test_streams_of_one_timeframe_share_a_socket_and_the_last_closes_it(
     kraken: Exchange, clock: ManualClock
 ) -> None:
     async with opened(kraken, clock) as plugin:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async with aclosing(plugin.stream_bars("BTC/USDT", MINUTE)) as one:
                 await anext(one)
                 async with aclosing(plugin.stream_ticks("BTC/USDT")) as ticks:
@@ -350,7 +350,7 @@ async def test_streams_of_one_timeframe_share_a_socket_and_the_last_closes_it(
 async def test_a_stream_whose_socket_is_cut_fails_and_another_one_works(
     exchange: Exchange, clock: ManualClock
 ) -> None:
-    async with opened(exchange, clock) as plugin, asyncio.timeout(10):
+    async with opened(exchange, clock) as plugin, asyncio.timeout(30):
         for _ in range(2):
             async with aclosing(plugin.stream_bars("BTC/USDT", MINUTE)) as stream:
                 await anext(stream)

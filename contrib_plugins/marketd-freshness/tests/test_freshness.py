@@ -45,7 +45,7 @@ async def ask(session: aiohttp.ClientSession, path: str, **query: Any) -> Any:
 async def test_a_series_is_there_once_it_was_stored(session: aiohttp.ClientSession) -> None:
     assert await ask(session, "plugins/freshness/series") == (200, {"series": []})
     await ask(session, "ohlcv", **BARS, since=NOW - 10 * M, before=NOW - 2 * M)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not (found := (await ask(session, "plugins/freshness/series"))[1]["series"]):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     (seen,) = found

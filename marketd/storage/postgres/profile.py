@@ -181,6 +181,7 @@ async def _parameters(connection: Connection) -> dict[str, Sequence[Any]]:
         "names all series": (),
         "names all instruments": (),
         "jobs of kind": ("backfill",),
+        "jobs one": ("",),
     }
     series = await connection.fetchrow(_SERIES, timeout=None)
     if series is not None:

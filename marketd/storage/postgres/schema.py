@@ -101,6 +101,13 @@ MIGRATIONS = (
     """
     CREATE INDEX job_by_kind ON job (kind, created_ms, id COLLATE "C");
     """,
+    # When a job is to be worked on, and by whom: those that had not ended are to be at once.
+    """
+    ALTER TABLE job ADD COLUMN due_ms BIGINT, ADD COLUMN claim TEXT NOT NULL DEFAULT '',
+        ADD COLUMN claimed_until TIMESTAMPTZ;
+    UPDATE job SET due_ms = created_ms WHERE state IN ('pending', 'running');
+    CREATE INDEX job_by_due ON job (kind, due_ms, created_ms, id COLLATE "C");
+    """,
     # Changes are numbered, series by series; of those from before there is no number.
     """
     CREATE TABLE revision (

@@ -252,10 +252,18 @@ class PostgresStorage(Storage):
                 total += gone
         return total
 
-    async def save_job(self, job: Job) -> None:
+    async def save_job(self, job: Job, *, lease_ms: int = 0) -> None:
         async with self._work("written") as connection:
-            await job_rows.save(connection, job)
+            await job_rows.save(connection, job, lease_ms)
         self._set_fault("")
+
+    async def claim_jobs(self, kind: str, *, now_ms: int, most: int, lease_ms: int) -> list[Job]:
+        async with self._work("written") as connection:
+            return await job_rows.claim(connection, kind, now_ms, most, lease_ms)
+
+    async def job(self, job_id: str) -> Job | None:
+        async with self._work("read") as connection:
+            return await job_rows.one(connection, job_id)
 
     async def jobs(self, kind: str) -> list[Job]:
         async with self._work("read") as connection:

@@ -30,7 +30,7 @@ STATEMENTS: Mapping[str, str] = {
     if isinstance(text, str) and _SQL.match(text)
 }
 # These are to look at every row there is.
-EVERY_ROW = frozenset({"_ALL_SERIES", "_EMPTY_PROBE"})
+EVERY_ROW = frozenset({"_ALL_SERIES", "_EMPTY_PROBE", "_END_CLAIMS"})
 
 _SERIES = "SELECT id, market, provider, symbol, timeframe, variant FROM series"
 _INSTRUMENTS = "SELECT id, market, provider, symbol FROM instrument"
@@ -77,7 +77,11 @@ def _spoken(name: str) -> str:
 
 def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
     """What to ask each statement that only reads: of the series and the instrument with the most."""
-    asked: dict[str, tuple[Any, ...]] = {"_ALL_SERIES": (), "_READ_JOBS": ("backfill",)}
+    asked: dict[str, tuple[Any, ...]] = {
+        "_ALL_SERIES": (),
+        "_READ_JOBS": ("backfill",),
+        "_READ_JOB": ("",),
+    }
     series = _longest(connection, _SERIES, "block", "series", "start")
     if series is not None:
         number, middle_ms = series.id, series.middle_ms

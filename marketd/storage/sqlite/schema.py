@@ -140,6 +140,14 @@ MIGRATIONS = (
     DROP TABLE bar;
     ALTER TABLE series DROP COLUMN has_nan;
     """,
+    # When a job is to be worked on, and by whom: those that had not ended are to be at once.
+    """
+    ALTER TABLE job ADD COLUMN due_ms INTEGER;
+    ALTER TABLE job ADD COLUMN claim TEXT NOT NULL DEFAULT '';
+    ALTER TABLE job ADD COLUMN claimed_until_ms INTEGER NOT NULL DEFAULT 0;
+    UPDATE job SET due_ms = created_ms WHERE state IN ('pending', 'running');
+    CREATE INDEX job_by_due ON job (kind, due_ms, created_ms, id);
+    """,
     # Changes are numbered, series by series; of those from before there is no number.
     """
     ALTER TABLE revision ADD COLUMN number INTEGER NOT NULL DEFAULT 0;

@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -173,8 +173,16 @@ class SQLiteStorage(Storage):
                 instrument = await self._next_instrument(after=instrument)
         return count
 
-    async def save_job(self, job: Job) -> None:
-        await self._write(lambda connection: job_rows.save(connection, job))
+    async def save_job(self, job: Job, *, lease_ms: int = 0) -> None:
+        await self._write(lambda connection: job_rows.save(connection, job, lease_ms))
+
+    async def claim_jobs(self, kind: str, *, now_ms: int, most: int, lease_ms: int) -> list[Job]:
+        return await self._write(
+            lambda connection: job_rows.claim(connection, kind, now_ms, most, lease_ms)
+        )
+
+    async def job(self, job_id: str) -> Job | None:
+        return await self._read(lambda connection: job_rows.one(connection, job_id))
 
     async def jobs(self, kind: str) -> list[Job]:
         return await self._read(lambda connection: job_rows.read(connection, kind))
@@ -282,6 +290,9 @@ class SQLiteStorage(Storage):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             migrate(connection)
+            # A file that is damaged or takes no writes is served as far as it goes; the claims expire.
+            with suppress(sqlite3.DatabaseError):
+                job_rows.end_claims(connection)
             undo.pop_all()
         self._ids.forget()
         return connection

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from marketd.domain.errors import StorageFailed
+from marketd.domain.errors import MarketdError, StorageFailed
 from marketd.storage.base import Fault
 from marketd.storage.sqlite.connection import Connection, transaction
 
@@ -59,12 +59,15 @@ class Writer:
         """What `work` gives, durable, in a transaction that other writes may share.
 
         `done` is called in the loop once it is, before this returns and also if nobody waits any more.
-        Raises StorageFailed if it could not be written, then nothing of it was.
+        Raises StorageFailed if it could not be written, or the MarketdError of `work`; then nothing of
+        it was.
         """
         write = _Write(work, done)
         self._waiting.append(write)
         # Whichever call comes first in the thread writes for all that wait; the others find it done.
         await connection.run(self._write_waiting)
+        if isinstance(write.error, MarketdError):
+            raise write.error
         if write.error is not None:
             raise StorageFailed(f"The database cannot be written: {write.error}.") from write.error
         outcome: T = write.outcome

@@ -22,7 +22,7 @@ from marketd.web.validation import BODY, operation
     answers={200: (answers.BackfillsOut, "Every backfill, the oldest first.")},
 )
 async def get_backfills(request: web.Request) -> web.Response:
-    return _json({"backfills": [_told(one) for one in request.app[BACKFILLS].all()]})
+    return _json({"backfills": [_told(one) async for one in request.app[BACKFILLS].all()]})
 
 
 @operation(
@@ -58,7 +58,7 @@ async def post_backfill(request: web.Request) -> web.Response:
     answers={200: (answers.BackfillOut, "How it stands.")},
 )
 async def get_backfill(request: web.Request) -> web.Response:
-    return _json(_told(request.app[BACKFILLS].get(request.match_info["id"])))
+    return _json(_told(await request.app[BACKFILLS].get(request.match_info["id"])))
 
 
 @operation(
