@@ -11,6 +11,7 @@ from bench.report import heading, line
 
 _FAMILIES = {
     "ohlcv": "answers of 1,000 bars over HTTP, warm and cold",
+    "cache": "1,000 bars out of a cache, and out of the store behind it",
     "storing": "storing bars durably",
     "storing_postgres": "storing bars durably in PostgreSQL",
     "resampling": "a million minutes into hours",

@@ -28,8 +28,26 @@ def get(server: Server, path: str) -> bytes:
         return bytes(buffer[start:end])
 
 
-def requests_per_second(server: Server, paths: Iterator[str], *, seconds: float) -> float:
-    """Requests answered a second on a few kept-alive connections, each with one request under way.
+class Pace:
+    """How fast a server answers, round by round, and the time of a core that each request took it."""
+
+    def __init__(self, server: Server, paths: Iterator[str], *, seconds: float) -> None:
+        self._server = server
+        self._paths = paths
+        self._seconds = seconds
+        self.core_us: list[float] = []
+
+    def requests_per_second(self) -> float:
+        """One round."""
+        core_s, started_s = self._server.cpu_seconds(), time.perf_counter()
+        answered = _answers(self._server, self._paths, self._seconds)
+        took_s = time.perf_counter() - started_s
+        self.core_us.append((self._server.cpu_seconds() - core_s) / answered * 1e6)
+        return answered / took_s
+
+
+def _answers(server: Server, paths: Iterator[str], seconds: float) -> int:
+    """Requests answered on a few kept-alive connections, each with one request under way.
 
     They are read in turn: while one answer is read the server works on the others.
     """
@@ -47,7 +65,7 @@ def requests_per_second(server: Server, paths: Iterator[str], *, seconds: float)
             answered += len(clients)
         for client in clients:
             _receive_answer(client, buffer)
-        return (answered + len(clients)) / (time.perf_counter() - started_s)
+        return answered + len(clients)
 
 
 class Audience:

@@ -64,6 +64,8 @@ def test_messagepack_keeps_every_value(value: Any) -> None:
         ({"bars": [(1, math.nan)], "token": None}, b'{"bars":[[1,"NaN"]],"token":null}'),
         ({"bars": [(1, 2.5)], "token": None}, b'{"bars":[[1,2.5]],"token":null}'),
         ({"symbol": "null"}, b'{"symbol":"null"}'),
+        ({"n" * 99: math.inf}, b'{"%s":"Infinity"}' % (b"n" * 99)),
+        (["n" * 99, None, -math.inf], b'["%s",null,"-Infinity"]' % (b"n" * 99)),
         (math.nan, b'"NaN"'),
         (None, b"null"),
     ],

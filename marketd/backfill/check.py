@@ -24,6 +24,6 @@ def problems(
             yield f"[[backfill]] {number}, provider: {why}"
         elif (plugin := plugins[config.provider]) is not None:
             try:
-                load_params(config.provider, plugin.params_schema(), dict(config.params))
+                load_params(config.provider, plugin.params_schema, dict(config.params))
             except InvalidInput as error:
                 yield f"[[backfill]] {number}, params: {error.message}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import Timeframe
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
+class Instrument(NamedTuple):
     """One symbol of one provider in one market. `symbol` is opaque: the provider's own spelling."""
 
     market: str
@@ -20,8 +20,7 @@ class Instrument:
         return f"{self.market}/{self.provider}/{self.symbol}"
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """The bars of one instrument in one timeframe.
 
     `variant` tells apart the answers that a provider gives under different request parameters
@@ -37,8 +36,7 @@ class Series:
         return f"{self.instrument}@{self.timeframe}{suffix}"
 
 
-@dataclass(frozen=True, slots=True)
-class TickSeries:
+class TickSeries(NamedTuple):
     """The bars of one instrument that are measured in trades."""
 
     instrument: Instrument

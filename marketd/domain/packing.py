@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import starmap
 from typing import Any
 
@@ -28,6 +28,7 @@ _NONE_BYTES = b"tekram\xf8\x7f"
 
 SIZE = _BAR.size
 """Bytes of one bar."""
+_PIECE = 1_000 * SIZE
 
 
 def pack(bars: Iterable[Bar]) -> bytes:
@@ -42,12 +43,19 @@ def pack(bars: Iterable[Bar]) -> bytes:
 
 def unpack(packed: bytes) -> list[Bar]:
     """What `pack` was given; struct.error of bytes that are not whole bars."""
+    bars: list[Bar] = []
+    # Between two pieces other threads have their turn.
+    for first in range(0, len(packed), _PIECE):
+        bars += _rows(packed[first : first + _PIECE])
+    return bars
+
+
+def _rows(packed: bytes) -> Iterator[Any]:
     rows = _BAR.iter_unpack(packed)
     if _NONE_BYTES in packed:
         # Of the values, which are floats by now, one NaN cannot be told from another.
-        rows = map(_with_none, rows, _BITS.iter_unpack(packed))
-    bars: list[Bar] = list(rows)
-    return bars
+        return map(_with_none, rows, _BITS.iter_unpack(packed))
+    return rows
 
 
 def first_time(packed: bytes) -> int:

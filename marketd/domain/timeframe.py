@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PATTERN = re.compile(r"([1-9][0-9]{0,5})([smhdwMy])")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timeframe:
     """A count of one unit, e.g. `Timeframe.parse("15m")`. All times are epoch milliseconds UTC."""
 
@@ -45,23 +45,23 @@ class Timeframe:
     def __str__(self) -> str:
         return f"{self.count}{self.unit}"
 
-    @property
+    @cached_property
     def is_calendar(self) -> bool:
         """True of months and years, whose buckets differ in length."""
         return self.unit in _MONTHS
 
-    @property
+    @cached_property
     def nominal_ms(self) -> int:
         """The length of a bucket; of months and years, the mean length."""
         if self.is_calendar:
             return self._months * _MONTH_MS
         return self.count * _FIXED_MS[self.unit]
 
-    @property
+    @cached_property
     def _months(self) -> int:
         return self.count * _MONTHS[self.unit]
 
-    @property
+    @cached_property
     def _origin_ms(self) -> int:
         return _FIRST_MONDAY_MS if self.unit == "w" else 0
 

@@ -197,7 +197,8 @@ class History:
     def _tell(self, sources: Mapping[str, int], *, since_s: float) -> None:
         """Counts a read by its `sources`, the farthest first."""
         for source, count in sources.items():
-            self._metrics.bars_served.labels(source).inc(count)
+            if count:
+                self._metrics.bars_served.labels(source).inc(count)
         farthest = next((source for source, count in sources.items() if count), STORAGE)
         took_s = asyncio.get_running_loop().time() - since_s
         self._metrics.read_seconds.labels(farthest).observe(took_s)

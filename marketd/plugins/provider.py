@@ -136,7 +136,7 @@ class Provider(ProviderLife):
 
     def load_params(self, params: Mapping[str, str]) -> dict[str, Any]:
         """The request parameters as the plugin's schema reads them; InvalidInput names a wrong one."""
-        return load_params(self.name, self.plugin.params_schema(), params)
+        return load_params(self.name, self.plugin.params_schema, params)
 
     async def markets(self) -> Sequence[str]:
         """Every market; a plugin may find out as it opens which these are."""

@@ -74,9 +74,16 @@ def reach_of(
     """The part of `span` that `bars`, read from it with `limit`, speak of."""
     if len(bars) < limit or not bars:
         return span
+    return cut_reach(bars[0][0], bars[-1][0], timeframe, span, newest=newest)
+
+
+def cut_reach(
+    first_ms: int, last_ms: int, timeframe: Timeframe, span: TimeRange, *, newest: bool
+) -> TimeRange:
+    """The part of `span` that bars speak of where a limit cut: the first opens at `first_ms`."""
     if newest:
-        return TimeRange(bars[0][0], span.end_ms)
-    return TimeRange(span.start_ms, timeframe.end(bars[-1][0]))
+        return TimeRange(first_ms, span.end_ms)
+    return TimeRange(span.start_ms, timeframe.end(last_ms))
 
 
 def reach_of_ticks(ticks: Sequence[Tick], span: TimeRange, *, limit: int, newest: bool) -> TimeRange:

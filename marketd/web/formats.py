@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -67,6 +68,7 @@ def gaps_out(page_gaps: Sequence[tuple[int, int, str]]) -> list[dict[str, int | 
     return [{"start": start, "end": end, "reason": reason} for start, end, reason in page_gaps]
 
 
+@lru_cache
 def chosen(accept: str) -> str:
     """The served format that an Accept header likes best; 406 if it likes none.
 

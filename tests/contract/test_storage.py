@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -236,13 +235,13 @@ def hostile_series() -> list[Series]:
         "x" * 5_001,
     ]
     return [
-        *(replace(SERIES, instrument=replace(INSTRUMENT, symbol=symbol)) for symbol in symbols),
-        replace(SERIES, instrument=replace(INSTRUMENT, market="us_equity")),
-        replace(SERIES, instrument=replace(INSTRUMENT, provider="other")),
-        replace(SERIES, timeframe=Timeframe.parse("1M")),
-        replace(SERIES, timeframe=Timeframe.parse("60s")),
-        replace(SERIES, variant="adjustment=split"),
-        replace(SERIES, variant="adjustment=Split"),
+        *(SERIES._replace(instrument=INSTRUMENT._replace(symbol=symbol)) for symbol in symbols),
+        SERIES._replace(instrument=INSTRUMENT._replace(market="us_equity")),
+        SERIES._replace(instrument=INSTRUMENT._replace(provider="other")),
+        SERIES._replace(timeframe=Timeframe.parse("1M")),
+        SERIES._replace(timeframe=Timeframe.parse("60s")),
+        SERIES._replace(variant="adjustment=split"),
+        SERIES._replace(variant="adjustment=Split"),
         Series(Instrument("a", "b", "c/d"), MINUTE),
         Series(Instrument("a", "b/c", "d"), MINUTE),
         Series(Instrument("a/b", "c", "d"), MINUTE),

@@ -59,6 +59,11 @@ def test_half_a_bar_is_never_taken_for_one() -> None:
         packing.unpack(packing.pack([bar(0)])[:-1])
 
 
+def test_a_long_pack_comes_back_piece_by_piece() -> None:
+    long = [bar(minute) for minute in range(2_500)]
+    assert packing.unpack(packing.pack(long)) == long
+
+
 @given(st.sets(st.integers(0, 40)), st.integers(-2, 42), st.integers(-2, 42))
 def test_a_cut_holds_what_opens_in_the_range(minutes: set[int], start: int, end: int) -> None:
     packed = packing.pack(map(bar, sorted(minutes)))
@@ -87,7 +92,7 @@ def test_blocks_say_what_a_dict_would_say(pages: list[set[int]], data: st.DataOb
         limit = data.draw(st.integers(1, 100))
         wanted = [kept[t_ms] for t_ms in sorted(kept) if span.start_ms <= t_ms < span.end_ms]
         for newest in (False, True):
-            found = bars.read(connection, ids, SERIES, span, limit, newest).bars
+            found = packing.unpack(bars.read(connection, ids, SERIES, span, limit, newest).packed)
             assert found == (wanted[-limit:] if newest else wanted[:limit])
 
 

@@ -294,7 +294,7 @@ async def test_a_provider_without_a_stream_is_polled(make_world: Make) -> None:
 
 async def test_bars_with_parameters_are_polled_since_a_stream_knows_of_none(make_world: Make) -> None:
     world = make_world([*HISTORY, bar(10)], NOW)
-    adjusted = replace(world.feed.series, variant="adjustment=split")
+    adjusted = world.feed.series._replace(variant="adjustment=split")
     world.feed = replace(world.feed, series=adjusted, params={"adjustment": "split"})
     client = world.client()
     world.subscribe(client)[0].go_live()

@@ -17,7 +17,7 @@ from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Revised, Revision, Stored, StoredBars, reach_of
+from marketd.storage.base import Revised, Revision, Stored, cut_reach
 from marketd.storage.sqlite import coverage, rolled
 from marketd.storage.sqlite.names import SeriesIds
 
@@ -46,6 +46,13 @@ _REVISED = """
 """
 
 
+class PackedBars(NamedTuple):
+    """StoredBars, still packed."""
+
+    packed: bytes
+    coverage: list[Covered]
+
+
 def block_ms(timeframe: Timeframe) -> int:
     """How long a stretch of time a block holds; each begins at a multiple of that."""
     return _BARS_IN_BLOCK * timeframe.nominal_ms
@@ -58,15 +65,18 @@ def read(
     span: TimeRange,
     limit: int,
     newest: bool,
-) -> StoredBars:
+) -> PackedBars:
     """See Storage.read."""
     series_id = ids.find(connection, series)
     if series_id is None or span.is_empty:
-        return StoredBars([], [])
-    bars = select(connection, series_id, series.timeframe, span, limit, newest) if limit else []
-    spoken = reach_of(bars, series.timeframe, span, limit=limit, newest=newest).clip(span)
+        return PackedBars(b"", [])
+    packed = select(connection, series_id, series.timeframe, span, limit, newest) if limit else b""
+    spoken = span
+    if packed and len(packed) >= limit * packing.SIZE:
+        ends = packing.first_time(packed), packing.last_time(packed)
+        spoken = cut_reach(*ends, series.timeframe, span, newest=newest).clip(span)
     known = coverage.read(connection, series_id, spoken)
-    return StoredBars(bars, [piece.clip(spoken) for piece in known])
+    return PackedBars(packed, [piece.clip(spoken) for piece in known])
 
 
 def select(
@@ -76,8 +86,8 @@ def select(
     span: TimeRange,
     limit: int,
     newest: bool,
-) -> list[Bar]:
-    """The first or last bars of a series in `span`."""
+) -> bytes:
+    """The first or last bars of a series in `span`, packed."""
     most = limit * packing.SIZE
     parts: list[bytes] = []
     found = 0
@@ -92,7 +102,7 @@ def select(
     if newest:
         parts.reverse()
     packed = b"".join(parts)
-    return packing.unpack(packed[-most:] if newest else packed[:most])
+    return packed[-most:] if newest else packed[:most]
 
 
 def stored_span(connection: sqlite3.Connection, series_id: int) -> TimeRange | None:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from marketd.domain import packing
 from marketd.domain.bar import Bar
 from marketd.domain.bar import select as cut
 from marketd.domain.instrument import Series
@@ -94,7 +95,7 @@ def compute(
         return Part([], span)
     bucket = base.timeframe.most_in(timeframe)
     most = max(bucket, min(limit * bucket, _STEP))
-    rows = bars.select(connection, found, base.timeframe, span, most, newest)
+    rows = packing.unpack(bars.select(connection, found, base.timeframe, span, most, newest))
     if len(rows) == most:
         # The step may have cut a bucket in two.
         if newest:

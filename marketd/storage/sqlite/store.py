@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import struct
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from marketd.domain import packing
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Covered
 from marketd.domain.errors import StorageFailed
@@ -43,6 +44,7 @@ from marketd.storage.sqlite.names import SeriesIds, all_series
 from marketd.storage.sqlite.owner import FileOwnership
 from marketd.storage.sqlite.probe import empty, fill
 from marketd.storage.sqlite.profile import profile
+from marketd.storage.sqlite.reader import Reader
 from marketd.storage.sqlite.schema import migrate
 from marketd.storage.sqlite.upkeep import apart, back_up
 from marketd.storage.sqlite.writer import Writer
@@ -52,6 +54,8 @@ T = TypeVar("T")
 _EVER = TimeRange(MIN_MS, MAX_MS)
 # How many trades one transaction deletes.
 _DROP_STEP = 10_000
+# Above this many bars unpacking leaves the event loop.
+_INLINE = 2_000
 
 
 class SQLiteStorage(Storage):
@@ -63,6 +67,7 @@ class SQLiteStorage(Storage):
         self._ownership = FileOwnership(path)
         self._changing = asyncio.Lock()
         self._connection: Connection | None = None
+        self._reader: Reader
         self._writer: Writer
         # Belongs to the connection's thread.
         self._ids = SeriesIds()
@@ -112,9 +117,14 @@ class SQLiteStorage(Storage):
     async def read(
         self, series: Series, span: TimeRange, *, limit: int, newest: bool = False
     ) -> StoredBars:
-        return await self._read(
+        packed, covered = await self._read(
             lambda connection: bar_rows.read(connection, self._ids, series, span, limit, newest)
         )
+        with _reading():
+            # Not in the connection's thread, whose core would have to hand every number over.
+            if len(packed) <= _INLINE * packing.SIZE:
+                return StoredBars(packing.unpack(packed), covered)
+            return StoredBars(await asyncio.to_thread(packing.unpack, packed), covered)
 
     async def revised(self, series: Series, *, after: int, limit: int) -> Revised:
         return await self._read(
@@ -247,10 +257,9 @@ class SQLiteStorage(Storage):
         )
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._opened().run(work)
-        except (sqlite3.Error, struct.error, UnicodeError, OverflowError) as error:
-            raise StorageFailed(f"The database cannot be read: {error}.") from error
+        self._opened()
+        with _reading():
+            return await self._reader.read(work)
 
     async def _write(
         self, work: Callable[[sqlite3.Connection], T], done: Callable[[T], None] = lambda _: None
@@ -269,15 +278,16 @@ class SQLiteStorage(Storage):
         self._set_fault("")
         self._writer = Writer(undone=self._ids.forget, fault=self._set_fault)
         self._connection = await Connection.over(raw)
+        self._reader = Reader(self._connection)
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            # What was asked before waits in the thread ahead of this, so it is answered.
-            try:
-                await connection.close()
-            finally:
-                self._ownership.release()
+            async with AsyncExitStack() as leaving:
+                leaving.callback(self._ownership.release)
+                # What was asked before is answered: writes wait in the thread ahead of this.
+                leaving.push_async_callback(connection.close)
+                await self._reader.finish()
 
     def _connect(self) -> sqlite3.Connection:
         """Takes the file, opens it and brings its schema up to date, or undoes it all."""
@@ -296,3 +306,12 @@ class SQLiteStorage(Storage):
             undo.pop_all()
         self._ids.forget()
         return connection
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What reading fails with, or what cannot be what was written, is StorageFailed."""
+    try:
+        yield
+    except (sqlite3.Error, struct.error, UnicodeError, OverflowError) as error:
+        raise StorageFailed(f"The database cannot be read: {error}.") from error
