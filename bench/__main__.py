@@ -16,6 +16,8 @@ _FAMILIES = {
     "storing_postgres": "storing bars durably in PostgreSQL",
     "resampling": "a million minutes into hours",
     "fanout": "a message to 1,000 WebSocket clients",
+    "delivery": "from a provider to 1,000 clients, and beside 100 that do not read",
+    "joining": "1,000 clients that come back at once",
     "idle": "start, memory, and memory of a client",
     "files": "a CSV file into the store and out of it",
     "backfill": "a year of minutes from a local exchange",

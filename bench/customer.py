@@ -1,7 +1,8 @@
 """`python -m bench.customer DATABASE EXCHANGE REQUESTS`: marketd with that exchange as its provider.
 
 REQUESTS is how many the exchange allows a second, 0 for any number. Besides the year of minutes there
-are symbols of which nothing is said but live: seconds, whose volume is the time at which they were.
+are symbols of which nothing is said but live: seconds, whose volume is the time at which they were; and
+one with minutes up to now that says nothing live.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import orjson
 from marshmallow import Schema, fields
 
 from bench.exchange import PAGE
-from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
+from bench.series import MINUTE_MS, minute
+from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig, StreamConfig
+from marketd.config.settings import Millis
 from marketd.daemon import Daemon
 from marketd.domain.bar import Bar
 from marketd.domain.errors import ProviderRateLimited
@@ -28,6 +31,9 @@ from marketd.domain.timeframe import Timeframe
 from marketd.plugins import BarStreams, BarUpdate, MarketPlugin, PluginContext, RateLimit, hookimpl
 
 YEAR = "YEAR"
+DEEP = "DEEP"
+# For who asks for that and what is live alone.
+NO_EXCHANGE = ("http://127.0.0.1:9", "0")
 LIVE = [f"LIVE{number}" for number in range(20)]
 SECOND, MINUTE = Timeframe.parse("1s"), Timeframe.parse("1m")
 BURST = 5
@@ -63,7 +69,7 @@ class Customer(MarketPlugin, BarStreams):
         await self._session.close()
 
     async def get_symbols(self, market: str) -> Sequence[SymbolInfo]:
-        return [SymbolInfo(symbol, market) for symbol in (YEAR, *LIVE)]
+        return [SymbolInfo(symbol, market) for symbol in (YEAR, DEEP, *LIVE)]
 
     async def fetch_ohlcv(
         self,
@@ -74,6 +80,9 @@ class Customer(MarketPlugin, BarStreams):
         limit: int,
         params: Mapping[str, Any],
     ) -> Sequence[Bar]:
+        if symbol == DEEP:
+            ends = min(before, since + limit * MINUTE_MS)
+            return [minute(t_ms, t_ms // MINUTE_MS) for t_ms in range(since, ends, MINUTE_MS)]
         if symbol != YEAR:
             return []
         asked = {"since": since, "before": before, "sent": time.monotonic()}
@@ -84,6 +93,8 @@ class Customer(MarketPlugin, BarStreams):
         return list(map(tuple, rows))
 
     async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+        if symbol == DEEP:
+            await asyncio.Event().wait()
         # Each symbol at a time of its own within the step.
         await asyncio.sleep(_STEP_S * LIVE.index(symbol) / len(LIVE))
         t_ms = timeframe.floor(self.clock.now_ms())
@@ -107,6 +118,8 @@ async def main(database: str, exchange: str, requests: str) -> None:
     config = Config(
         server=ServerConfig(port=0),
         storage=StorageConfig(f"sqlite:///{database}"),
+        # The crowd does not answer pings.
+        stream=StreamConfig(heartbeat=Millis(3_600_000)),
         providers={"customer": ProviderConfig("customer", "customer", settings)},
     )
     daemon = Daemon(config, found=lambda: [EntryPoint("customer", "bench.customer", "marketd")])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from select import EPOLLIN, epoll
+from typing import Protocol
 
 from bench.process import Server
 
@@ -19,13 +21,28 @@ _HANDSHAKE = (
 )
 
 
-def get(server: Server, path: str) -> bytes:
+class Address(Protocol):
+    """Where a server listens."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+def get(server: Address, path: str) -> bytes:
     """The body of one answer."""
     with _connect(server) as client:
         client.sendall(_request(path))
         buffer = memoryview(bytearray(1 << 24))
         start, end = _receive_answer(client, buffer)
         return bytes(buffer[start:end])
+
+
+def metric(server: Address, name: str) -> float:
+    """What a metric says, all its labels together."""
+    lines = get(server, "/metrics").decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[ {{]", line))
 
 
 class Pace:
@@ -46,7 +63,7 @@ class Pace:
         return answered / took_s
 
 
-def _answers(server: Server, paths: Iterator[str], seconds: float) -> int:
+def _answers(server: Address, paths: Iterator[str], seconds: float) -> int:
     """Requests answered on a few kept-alive connections, each with one request under way.
 
     They are read in turn: while one answer is read the server works on the others.
@@ -69,10 +86,15 @@ def _answers(server: Server, paths: Iterator[str], seconds: float) -> int:
 
 
 class Audience:
-    """WebSocket clients that only listen. Each may say one thing first, and waits for its answer."""
+    """WebSocket clients that only listen. Each may say one thing first, and waits for its answer.
 
-    def __init__(self, server: Server, clients: int, say: bytes | None) -> None:
-        self._sockets = [self._join(server, say) for _ in range(clients)]
+    They come from several of the machine's own `addresses` in turn.
+    """
+
+    def __init__(self, server: Address, clients: int, say: bytes | None, *, addresses: int = 1) -> None:
+        self._sockets = [
+            self._join(server, say, f"127.0.0.{1 + number % addresses}") for number in range(clients)
+        ]
         self._epoll = epoll()
         self._by_fd = {client.fileno(): client for client in self._sockets}
         for fd in self._by_fd:
@@ -106,9 +128,22 @@ class Audience:
         if left < 0:
             raise RuntimeError("More came than was sent.")
 
+    def say_all(self, says: Sequence[bytes]) -> None:
+        """Each client says one of these, in turn."""
+        for number, client in enumerate(self._sockets):
+            client.sendall(_masked(says[number % len(says)]))
+
+    def arrivals(self, until_s: float) -> Iterator[tuple[float, int, bytes]]:
+        """What comes until then: when (`time.monotonic()`), to which client, and the bytes."""
+        buffer = memoryview(bytearray(1 << 20))
+        while (now_s := time.monotonic()) < until_s:
+            for fd, _ in self._epoll.poll(until_s - now_s):
+                count = _some(self._by_fd[fd], buffer)
+                yield time.monotonic(), fd, bytes(buffer[:count])
+
     @staticmethod
-    def _join(server: Server, say: bytes | None) -> socket.socket:
-        client = _connect(server)
+    def _join(server: Address, say: bytes | None, address: str) -> socket.socket:
+        client = _connect(server, address)
         client.sendall(_HANDSHAKE)
         head = b""
         while not head.endswith(b"\r\n\r\n"):
@@ -117,14 +152,45 @@ class Audience:
         if not head.startswith(b"HTTP/1.1 101"):
             raise RuntimeError(head.decode())
         if say is not None:
-            # Clients mask what they say; with a mask of zeros it stays as it is.
-            client.sendall(struct.pack("!BBH4x", 0x81, 0x80 | 126, len(say)) + say)
+            client.sendall(_masked(say))
             _receive_frame(client)
         return client
 
 
-def _connect(server: Server) -> socket.socket:
-    client = socket.create_connection((server.host, server.port), timeout=_PATIENCE_S)
+def deaf(server: Address, say: bytes) -> socket.socket:
+    """A client that says one thing and takes nothing, not even the answer to its handshake."""
+    client = socket.socket()
+    # The kernels at both ends take little of what is not read: they reckon in segments.
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    client.connect((server.host, server.port))
+    client.sendall(_HANDSHAKE + _masked(say))
+    return client
+
+
+def frames(data: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    """Where the payload of each whole frame in `data` begins and ends."""
+    at = 0
+    while len(data) - at >= 2:
+        length, start = data[at + 1], at + 2
+        if length >= 126:
+            start += 2 if length == 126 else 8
+            length = int.from_bytes(data[at + 2 : start], "big")
+        if start + length > len(data):
+            return
+        at = start + length
+        yield start, at
+
+
+def _masked(say: bytes) -> bytes:
+    # Clients mask what they say; with a mask of zeros it stays as it is.
+    return struct.pack("!BBH4x", 0x81, 0x80 | 126, len(say)) + say
+
+
+def _connect(server: Address, source: str = "127.0.0.1") -> socket.socket:
+    client = socket.create_connection(
+        (server.host, server.port), timeout=_PATIENCE_S, source_address=(source, 0)
+    )
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 

@@ -1,14 +1,16 @@
-"""Servers in processes of their own: started, asked how much memory they hold, stopped."""
+"""Servers and their clients in processes of their own: started, told what to do, measured, stopped."""
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 _URL = re.compile(r"http://\S+")
@@ -24,11 +26,15 @@ def quiet(database_url: str) -> dict[str, str]:
     }
 
 
-class Server:
-    """`python -m <module> <arguments>` from its start until the block ends.
+def most_files() -> int:
+    """How many files a process may have open at once; as many as the machine allows from now on."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
-    The first URL that the process prints says that it is ready, and where.
-    """
+
+class Process:
+    """`python -m <module> <arguments>` from its start until the block ends."""
 
     def __init__(self, module: str, *arguments: str | Path, **environment: str) -> None:
         self._process = subprocess.Popen(
@@ -39,7 +45,6 @@ class Server:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self.host, self.port = self._address()
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +66,16 @@ class Server:
         pipe.write(line + "\n")
         pipe.flush()
 
+    def lines(self) -> Iterator[str]:
+        """What the process prints, line by line."""
+        output = self._process.stdout
+        assert output is not None
+        return iter(output.readline, "")
+
+    def open_files(self) -> int:
+        """How many files and sockets the process has open."""
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+
     def resident_bytes(self) -> int:
         """The memory that the process holds."""
         pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
@@ -71,11 +86,17 @@ class Server:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+
+class Server(Process):
+    """A process that listens: the first URL that it prints says that it is ready, and where."""
+
+    def __init__(self, module: str, *arguments: str | Path, **environment: str) -> None:
+        super().__init__(module, *arguments, **environment)
+        self.host, self.port = self._address()
+
     def _address(self) -> tuple[str, int]:
-        output: IO[str] | None = self._process.stdout
-        assert output is not None
         said = ""
-        for line in output:
+        for line in self.lines():
             said += line
             if found := _URL.search(line):
                 url = urlsplit(found[0])

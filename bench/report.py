@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -36,7 +36,11 @@ class Row:
 
 def alternate(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> Versus:
     """Measures both in turn, so that what else the machine does meets both alike."""
-    measured = [(ours(), peer()) for _ in range(rounds)]
+    return versus([(ours(), peer()) for _ in range(rounds)])
+
+
+def versus(measured: Sequence[tuple[float, float]]) -> Versus:
+    """What rounds have given, ours and the peer's."""
     return Versus(
         median(mine for mine, _ in measured),
         median(other for _, other in measured),
@@ -54,6 +58,19 @@ def faster(work: str, against: str, versus: Versus, unit: str, at_least: float) 
         f"{versus.ratio:.2f}x",
         f">= {at_least:.1f}x",
         versus.ratio >= at_least,
+    )
+
+
+def slower(work: str, against: str, versus: Versus, unit: str, at_most: float) -> Row:
+    """A row of times: less is better."""
+    return Row(
+        work,
+        f"{versus.ours:,.2f} {unit}",
+        against,
+        f"{versus.peer:,.2f} {unit}",
+        f"{versus.ratio:.2f}x",
+        f"<= {at_most:.1f}x",
+        versus.ratio <= at_most,
     )
 
 

@@ -57,10 +57,11 @@ def pages(count: int, size: int, *, start_ms: int = FIRST_MS) -> Iterator[list[B
     """`count` pages of `size` minutes, one after another from `start_ms`."""
     for page in range(count):
         first = page * size
-        yield [_bar(start_ms + i * MINUTE_MS, i) for i in range(first, first + size)]
+        yield [minute(start_ms + i * MINUTE_MS, i) for i in range(first, first + size)]
 
 
-def _bar(t_ms: int, i: int) -> Bar:
+def minute(t_ms: int, i: int) -> Bar:
+    """The bar number `i`, at a time."""
     price = 42_000 + (i * 7919 % 20011 - 10_000) * 0.37
     prices = (price, price + 9.81, price - 9.43, price + 3.17)
     open_, high, low, close = (round(value, 2) for value in prices)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from marketd.config import Config
     from marketd.daemon import Daemon
 
+# What is open beside the sockets of stream clients: the database, providers, requests.
+_OTHER_FILES = 1_000
+
 
 @click.command()
 @config_option
@@ -55,11 +58,34 @@ def serve(path: Path | None, host: str | None, port: int | None) -> None:
     try:
         config = load_config(path, environ)
         logs.setup(config.log.level, config.log.format, set(_secrets(config)))
+        _allow_files(config.stream.max_clients + _OTHER_FILES)
         asyncio.run(_serve(config, environ.get("NOTIFY_SOCKET"), read_again))
     except ConfigError as error:
         raise WrongInput(error.message) from error
     except MarketdError as error:
         raise click.ClickException(error.message) from error
+
+
+def _allow_files(wanted: int) -> None:
+    """Lets the process have that many files and sockets open, or as many as the system lets it.
+
+    What a process may have at first is often 1,024, for the sake of programs that count no further.
+    """
+    import logging
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if resource.RLIM_INFINITY in (soft, hard) else min(wanted, hard)
+    if soft < most and soft != resource.RLIM_INFINITY:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError):
+            # macOS has a lower limit that it does not tell.
+            most = soft
+    if most < wanted:
+        logging.getLogger(__name__).warning(
+            "the system allows fewer open files than stream.max_clients takes allowed=%d", most
+        )
 
 
 async def _serve(config: Config, notify: str | None, read_again: Callable[[], Config]) -> None:

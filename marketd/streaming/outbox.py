@@ -200,14 +200,16 @@ class Outbox:
         """Waits for the sink to have room; False once it has taken nothing for too long."""
         loop = asyncio.get_running_loop()
         held, since_s = self._sink.held(), loop.time()
-        while True:
-            try:
-                async with asyncio.timeout(self._patience_s / _LOOKS):
-                    await self._sink.drain()
-            except TimeoutError:
+        drained = asyncio.ensure_future(self._sink.drain())
+        try:
+            while True:
+                done, _ = await asyncio.wait([drained], timeout=self._patience_s / _LOOKS)
+                if done:
+                    drained.result()
+                    return True
                 if self._sink.held() < held:
                     held, since_s = self._sink.held(), loop.time()
                 elif loop.time() - since_s >= self._patience_s:
                     return False
-            else:
-                return True
+        finally:
+            drained.cancel()

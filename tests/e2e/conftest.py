@@ -62,6 +62,11 @@ class Process:
         self._config.write_text(head + providers, encoding="utf-8")
         self.signal(signal.SIGHUP)
 
+    @property
+    def may_open(self) -> int:
+        """How many files and sockets it may have open."""
+        return resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)[0]
+
     def limit_files(self, size: int) -> None:
         """Lets no file that the process writes grow beyond `size` from now on: its disk is full."""
         _, most = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)

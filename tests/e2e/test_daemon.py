@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import sqlite3
 import time
@@ -77,6 +78,19 @@ async def test_it_answers_soon_after_it_is_started(launch: Launch) -> None:
     await daemon.get("/api/v1/markets")
     # The budget is 1.5 s on an idle machine, which the bench holds; a loaded one is given more.
     assert time.perf_counter() - begun < 15
+
+
+async def test_it_may_open_as_many_files_as_the_system_allows_and_says_if_that_is_too_few(
+    launch: Launch,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        daemon = await launch(f"[stream]\nmax_clients = 10_000_000\n{SIM}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert daemon.may_open == hard
+    assert f"allowed={hard}" in await daemon.logged("fewer open files than stream.max_clients")
 
 
 async def test_closed_bars_are_the_same_live_and_over_rest_and_after_kill_9(

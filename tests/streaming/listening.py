@@ -24,6 +24,12 @@ def payloads(data: bytes) -> list[bytes]:
     return found
 
 
+async def turns() -> None:
+    """Lets who waits for room see that there is."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 class Sink:
     """Keeps what is written; full while a test says so."""
 
@@ -34,6 +40,7 @@ class Sink:
         self._written = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self._fills = False
 
     def fill(self) -> None:
         """From now on there is no room."""
@@ -43,9 +50,17 @@ class Sink:
         """There is room again."""
         self._has_room.set()
 
+    def admit_one(self) -> None:
+        """There is room for one write, which fills it again."""
+        self._fills = True
+        self._has_room.set()
+
     def write(self, data: bytes) -> bool:
         self.writes.append(data)
         self._written.set()
+        if self._fills:
+            self._fills = False
+            self._has_room.clear()
         return self._has_room.is_set()
 
     def held(self) -> int:

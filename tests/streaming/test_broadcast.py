@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from listening import Sink, payloads
+from listening import Sink, payloads, turns
 from scripted import INSTRUMENT, MINUTE
 
 from marketd.domain.instrument import Series
@@ -69,9 +69,7 @@ class Stage:
         self._numbers = count()
 
     async def turn(self) -> None:
-        # Who waits for room needs some turns to see that there is.
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await turns()
         for client in self.clients:
             for channel, stay in client.stays.items():
                 client.due[channel] += stay.new

@@ -30,7 +30,7 @@ from marketd.web.ws.limits import MessageRate
 log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
-_PARTING_S = 3.0
+_PARTING_S = 2.0
 
 
 class _Followed(NamedTuple):
