@@ -25,7 +25,7 @@ _BURST = 10
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
-    rounds, messages = (3, 50) if quick else (9, 100)
+    rounds, messages = (5, 40) if quick else (25, 40)
     text = scratch / "message"
     text.write_bytes(message())
     with ExitStack() as stack:

@@ -203,7 +203,7 @@ class Daemon:
             request_timeout_ms=config.server.request_timeout,
             depth_ms=config.history.depth,
         )
-        broadcast = BroadcastManager(self.metrics)
+        broadcast = BroadcastManager(self.metrics, most_channels=config.stream.max_streams)
         subscriptions = SubscriptionService(
             history=orchestrator,
             storage=storage,
@@ -219,7 +219,6 @@ class Daemon:
                 stall_ms=config.stream.stall,
             ),
             ring=config.stream.ring,
-            most_streams=config.stream.max_streams,
         )
         tapes = Tapes(storage, self.metrics)
         reading = {
@@ -246,7 +245,6 @@ class Daemon:
             linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
             ring=config.stream.ring,
-            most_streams=config.stream.max_streams,
             request_timeout_ms=config.server.request_timeout,
         )
         backfills = BackfillManager(

@@ -222,6 +222,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.stream_tick_lag = Histogram(
+            "marketd_stream_tick_lag_seconds",
+            "Time from a trade, by the provider's clock, until its clients were sent it.",
+            ["provider"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.stream_refused = Counter(
             "marketd_stream_refused_total",
             "Clients that were not let in, since there were too many.",

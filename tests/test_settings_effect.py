@@ -103,7 +103,8 @@ class Running:
 
 async def subscribe(client: aiohttp.ClientWebSocketResponse, **fields: Any) -> dict[str, Any]:
     names = {"market": "crypto", "provider": "sim", "symbols": ["BTC/USD"], "timeframe": "1m"}
-    await client.send_json({"type": "subscribe"} | names | fields)
+    said = {"type": "subscribe"} | names | fields
+    await client.send_json({name: value for name, value in said.items() if value is not None})
     while True:
         message: dict[str, Any] = await asyncio.wait_for(client.receive_json(), 30)
         if message["type"] in ("subscribed", "error"):
@@ -274,9 +275,10 @@ async def max_streams(running: Running) -> None:
     async with running.stream() as one, running.stream() as other:
         for client in (one, other):
             assert (await subscribe(client))["type"] == "subscribed"
-        refused = await subscribe(other, symbols=["ETH/USD"])
-        assert refused["code"] == "limit_exceeded"
-        assert "1 streams (max_streams)" in refused["message"]
+        for another in ({"symbols": ["ETH/USD"]}, {"channel": "ticks", "timeframe": None}):
+            refused = await subscribe(other, **another)
+            assert refused["code"] == "limit_exceeded"
+            assert "1 streams (max_streams)" in refused["message"]
 
 
 async def max_rate(running: Running) -> None:

@@ -180,6 +180,7 @@ class Tapes:
         tape = self._tape(feed.instrument)
         asks = asks and feed.provider.has_tick_history
         asked: list[TimeRange] = []
+        unsettled: list[TimeRange] = []
         failure: ProviderFailed | NotReady | None = None
         reason = Reason.UNRECOVERABLE
         if feed.provider.has_tick_history and not asks:
@@ -217,9 +218,11 @@ class Tapes:
             except TimeoutError:
                 reason = Reason.PENDING
                 break
-            asked.append(TimeRange(piece.start_ms, end_ms))
-            asked = merge(asked)
-        gaps = self._gaps(feed, past, stored.coverage, asked, reason, now_ms)
+            told = TimeRange(piece.start_ms, end_ms)
+            asked = merge([*asked, told])
+            # It may be there later: no gap, but no proof either.
+            unsettled.append(told.clip(TimeRange(now_ms - feed.provider.plugin.settle_ms, MAX_MS)))
+        gaps = self._gaps(feed, past, stored.coverage, unsettled, reason, now_ms)
         final = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE]
         unknown = subtract(reach, merge([*proven(stored.coverage), *final]))
         known_ms = unknown[0].start_ms if unknown else reach.end_ms
@@ -265,18 +268,16 @@ class Tapes:
         feed: TickFeed,
         reach: TimeRange,
         coverage: Sequence[Covered],
-        asked: Sequence[TimeRange],
+        unsettled: Sequence[TimeRange],
         reason: Reason,
         now_ms: int,
     ) -> list[Gap]:
         """What of `reach` is not known, and why.
 
-        `now_ms` is the present for which `asked` was decided: another look at the clock would make a gap
-        of what lies between the two.
+        `now_ms` is the present up to which was asked: another look at the clock would make a gap of what
+        lies between the two. `unsettled` was asked for too early to be known.
         """
-        # What was just asked for and is not settled may be there later: no gap, but no proof either.
-        recent = TimeRange(now_ms - feed.provider.plugin.settle_ms - _FRESH_MS, now_ms + 1)
-        tail = [piece.clip(recent) for piece in asked]
+        tail = [*unsettled]
         if feed.provider.has_tick_history:
             tail.append(TimeRange(now_ms - _FRESH_MS, now_ms + 1))
         gaps: list[Gap] = []

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from marketd.domain.errors import LimitExceeded
 from marketd.metrics import Metrics
 from marketd.streaming.messages import Format, Message
 from marketd.streaming.outbox import Outbox
@@ -14,14 +15,24 @@ from marketd.streaming.outbox import Outbox
 class BroadcastManager:
     """Writes to clients, once when the loop turns, all that has come for them in that turn.
 
-    One errand for all: an event for a thousand clients costs the loop one call, not a thousand.
+    One errand for all: an event for a thousand clients costs the loop one call, not a thousand. There
+    may be `most_channels`, of bars and of trades together.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, most_channels: int) -> None:
         self.metrics = metrics
+        self.open_channels = 0
+        self._most_channels = most_channels
         self._channels: list[Channel] = []
         self._outboxes: list[Outbox] = []
         self._is_called = False
+
+    def check_room(self, new: int) -> None:
+        """LimitExceeded if so many new channels would be too many."""
+        if self.open_channels + new > self._most_channels:
+            raise LimitExceeded(
+                f"All clients together may follow {self._most_channels} streams (max_streams)."
+            )
 
     def call(self, outbox: Outbox) -> None:
         """Asks for `outbox` to be emptied in this turn."""
@@ -57,6 +68,7 @@ class Channel:
     """Those who follow one stream. Publishing only enqueues: it never waits for a client."""
 
     def __init__(self, broadcast: BroadcastManager) -> None:
+        broadcast.open_channels += 1
         self._broadcast = broadcast
         self._metrics = broadcast.metrics
         self._joining: set[Subscription] = set()
@@ -67,6 +79,10 @@ class Channel:
 
     def __len__(self) -> int:
         return len(self._joining) + sum(map(len, self._live.values()))
+
+    def close(self) -> None:
+        """Makes room for another, once nobody is left."""
+        self._broadcast.open_channels -= 1
 
     def add(self, subscription: Subscription) -> None:
         """From now on the subscription keeps what is published, until it goes live."""
@@ -95,9 +111,13 @@ class Channel:
             self._broadcast.call_channel(self)
         elif not (self._said[-1].lasts or message.lasts):
             self._said.pop()
-            self._metrics.stream_conflated.inc(len(self) - len(self._joining))
+            self.conflated(len(self) - len(self._joining))
         self._said.append(message)
         return len(self) > 0
+
+    def conflated(self, clients: int) -> None:
+        """Counts a forming bar that gave way to a newer one before so many clients took it."""
+        self._metrics.stream_conflated.inc(clients)
 
     def pass_on(self, *, at_once: bool) -> None:
         """Hands to every outbox what was said; `at_once`, it is written where nothing is ahead of it."""
@@ -108,13 +128,11 @@ class Channel:
             if not outboxes:
                 continue
             frames = said[0].frame(how) if len(said) == 1 else b"".join([one.frame(how) for one in said])
-            written = 0
-            for outbox in outboxes:
-                if at_once and outbox.write_through(frames):
-                    written += 1
-                else:
-                    for message in said:
-                        outbox.put_news(self, message)
+            late = [one for one in outboxes if not (at_once and one.write_through(frames))]
+            for outbox in late:
+                for message in said:
+                    outbox.put_news(self, message)
+            written = len(outboxes) - len(late)
             self._metrics.stream_bytes.inc(written * len(frames))
             self._metrics.stream_messages.inc(written * len(said))
 

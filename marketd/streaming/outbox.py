@@ -161,8 +161,13 @@ class Outbox:
         if self._draining is not None:
             self._draining.cancel()
 
+    def flush(self) -> None:
+        """Writes all that waits, and counts it."""
+        self._metrics.stream_bytes.inc(self.waiting)
+        self._metrics.stream_messages.inc(self.write())
+
     def write(self) -> int:
-        """Writes all that waits, and says how many messages that were; for the postman."""
+        """Writes all that waits, and says how many messages that were; the postman counts them."""
         frames = self._frames
         count = len(frames)
         if count:
@@ -191,8 +196,7 @@ class Outbox:
             return
         self._draining = None
         if has_room:
-            self._metrics.stream_bytes.inc(self.waiting)
-            self._metrics.stream_messages.inc(self.write())
+            self.flush()
         else:
             self.give_up()
 

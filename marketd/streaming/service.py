@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from marketd.domain.errors import LimitExceeded, MarketdError
+from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
@@ -88,7 +88,6 @@ class SubscriptionService:
         linger_ms: int,
         workers: Callable[[Feed, Callable[[Event], None]], Worker],
         ring: int,
-        most_streams: int,
     ) -> None:
         self._history = history
         self._supervisor = supervisor
@@ -96,8 +95,6 @@ class SubscriptionService:
         self._linger_s = linger_ms / 1000
         self._workers = workers
         self._ring_size = ring
-        self._most_streams = most_streams
-        self._count = 0
         self._broadcast = broadcast
         self._pages = Pages(history, storage)
         self._upstreams: dict[Series, _Upstream] = {}
@@ -105,11 +102,9 @@ class SubscriptionService:
 
     def check_room(self, feeds: Mapping[Series, Feed]) -> None:
         """LimitExceeded if these streams, each with the feed behind it, would be too many."""
-        new = sum(not self._is_followed(series, feed) for series, feed in feeds.items())
-        if self._count + new > self._most_streams:
-            raise LimitExceeded(
-                f"All clients together may follow {self._most_streams} streams (max_streams)."
-            )
+        self._broadcast.check_room(
+            sum(not self._is_followed(series, feed) for series, feed in feeds.items())
+        )
 
     def subscribe(
         self, feed: Feed, subscription: BarSubscription, resume: Cursor | None = None
@@ -216,7 +211,6 @@ class SubscriptionService:
             on_written=lambda closed_ms: lag.observe((provider.now_ms() - closed_ms) / 1000),
         )
         upstream.streams[series] = stream
-        self._count += 1
         if series != upstream.feed.series:
             stream.deriver = Deriver(series.timeframe, next_ms, emit=stream.take, revise=stream.revise)
             work = partial(self._supply, upstream.feed, stream, stream.deriver, bucket)
@@ -254,7 +248,7 @@ class SubscriptionService:
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]
-        self._count -= 1
+        stream.channel.close()
         if stream.task is not None:
             stream.task.cancel()
         if not upstream.streams:

@@ -34,6 +34,7 @@ class BarSubscription(Subscription):
         waiting = self._waiting
         if waiting and not (waiting[-1].lasts or message.lasts):
             waiting.pop()
+            self.channel.conflated(1)
         if len(waiting) < _MOST_WAITING:
             waiting.append(message)
         else:

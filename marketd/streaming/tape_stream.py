@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
 from marketd.domain.bar import Tick
 from marketd.domain.instrument import Instrument
@@ -62,7 +63,13 @@ class TapeStream:
     """
 
     def __init__(
-        self, instrument: Instrument, since_ms: int, broadcast: BroadcastManager, *, ring_size: int
+        self,
+        instrument: Instrument,
+        since_ms: int,
+        broadcast: BroadcastManager,
+        *,
+        ring_size: int,
+        on_written: Callable[[int], None],
     ) -> None:
         self.instrument = instrument
         self.told_ms = since_ms
@@ -70,6 +77,8 @@ class TapeStream:
         self.health = HealthEvent("live", "")
         self.channel = Channel(broadcast)
         self._since_ms = since_ms
+        # Given the time of a trade, once its clients have been written to.
+        self._on_written = on_written
 
     @property
     def cursor(self) -> Cursor:
@@ -85,7 +94,10 @@ class TapeStream:
             ticks = [tick for tick in ticks if tick[0] >= self._since_ms]
         if ticks:
             self.told_ms = max(self.told_ms, ticks[-1][0])
-            self._publish(TickEvent(ticks, seq))
+            was_told = self._publish(TickEvent(ticks, seq))
+            if was_told and is_live:
+                # Clients are written to in this turn of the loop, before what is due after that.
+                asyncio.get_running_loop().call_soon(self._on_written, ticks[-1][0])
 
     def take(self, event: TapeNews) -> None:
         """Publishes what else is to be said."""
@@ -100,10 +112,10 @@ class TapeStream:
             message = tape_message(self.instrument, self.health, self.cursor.token())
             subscription.keep(message)
 
-    def _publish(self, event: TapeNews) -> None:
+    def _publish(self, event: TapeNews) -> bool:
         lasts = not isinstance(event, HealthEvent)
         cursor = self.ring.cursor(self.told_ms, ahead=1 if lasts else 0).token()
         message = tape_message(self.instrument, event, cursor)
         if lasts:
             self.ring.add(message, self.told_ms)
-        self.channel.publish(message)
+        return self.channel.publish(message)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import LimitExceeded, MarketdError, Unsupported
+from marketd.domain.errors import MarketdError, Unsupported
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import MAX_MS, TimeRange
 from marketd.metrics import Metrics
@@ -85,7 +85,6 @@ class TapeService:
         linger_ms: int,
         stall_ms: int,
         ring: int,
-        most_streams: int,
         request_timeout_ms: int,
     ) -> None:
         self._tapes = tapes
@@ -96,16 +95,12 @@ class TapeService:
         self._linger_s = linger_ms / 1000
         self._stall_ms = stall_ms
         self._ring_size = ring
-        self._most_streams = most_streams
         self._request_timeout_s = request_timeout_ms / 1000
         self._upstreams: dict[Instrument, _Upstream] = {}
 
     def check_room(self, instruments: Collection[Instrument]) -> None:
         """LimitExceeded if the trades of these, too, would be too many to follow."""
-        if len(self._upstreams.keys() | set(instruments)) > self._most_streams:
-            raise LimitExceeded(
-                f"All clients together may follow {self._most_streams} tapes (max_streams)."
-            )
+        self._broadcast.check_room(len(set(instruments) - self._upstreams.keys()))
 
     def subscribe(
         self, feed: TickFeed, subscription: TapeSubscription, resume: Cursor | None = None
@@ -199,8 +194,14 @@ class TapeService:
         return counts
 
     def _follow(self, feed: TickFeed) -> _Upstream:
+        provider = feed.provider
+        lag = self._metrics.stream_tick_lag.labels(provider.name)
         stream = TapeStream(
-            feed.instrument, feed.provider.now_ms(), self._broadcast, ring_size=self._ring_size
+            feed.instrument,
+            provider.now_ms(),
+            self._broadcast,
+            ring_size=self._ring_size,
+            on_written=lambda t_ms: lag.observe(max(0, provider.now_ms() - t_ms) / 1000),
         )
         worker = TapeWorker(
             feed,
@@ -220,5 +221,6 @@ class TapeService:
     def _end(self, upstream: _Upstream) -> None:
         upstream.task.cancel()
         self._tapes.listen(upstream.feed, None)
+        upstream.stream.channel.close()
         del self._upstreams[upstream.feed.instrument]
         self._metrics.tape_upstreams.set(len(self._upstreams))

@@ -86,11 +86,11 @@ def provider(recordings: Path, *files: tuple[str, str, str]) -> str:
     return f'[providers.files]\nplugin = "replay"\npath = "{folder}"\nclock = "recorded"\n{series}'
 
 
-def holes(rows: list[Row], step_ms: int) -> tuple[int, int]:
-    """(missing bars, gaps) on the plain grid between the first and the last row."""
+def holes(rows: list[Row], step_ms: int) -> tuple[int, int, int]:
+    """(missing bars, gaps, the largest gap) on the plain grid between the first and the last row."""
     times = [int(row[0] or 0) for row in rows]
     steps = [(later - earlier) // step_ms - 1 for earlier, later in itertools.pairwise(times)]
-    return sum(steps), sum(step > 0 for step in steps)
+    return sum(steps), sum(step > 0 for step in steps), max(steps)
 
 
 async def test_a_year_of_bitfinex_minutes(launch: Launch, recordings: Path) -> None:
@@ -99,7 +99,7 @@ async def test_a_year_of_bitfinex_minutes(launch: Launch, recordings: Path) -> N
     daemon = await launch(provider(recordings, ("bitfinex_BTCUSD_1m_2019", "BTC/USD", "1m")))
     served = await whole(daemon, "BTC/USD", "1m")
     assert served == rows
-    assert holes(served, 60_000) == (12_873, 9_955)
+    assert holes(served, 60_000) == (12_873, 9_955, 3 * 60 + 17)
     for timeframe in ("1h", "1M"):
         found, wanted = await whole(daemon, "BTC/USD", timeframe), summed(rows, BUCKETS[timeframe])
         assert [tuple(bar[1:5]) for bar in found] == [one[:4] for one in wanted], timeframe
@@ -123,7 +123,7 @@ async def test_a_month_of_spy_minutes_with_sessions_and_weekends(
     daemon = await launch(provider(recordings, ("SPY_1m_2011-01", "SPY", "1m")))
     served = await whole(daemon, "SPY", "1m")
     assert served == rows
-    assert holes(served, 60_000) == (27_100, 1_435)
+    assert holes(served, 60_000) == (27_100, 1_435, (3 * 24 + 8) * 60 + 7)
     for timeframe, bucket in BUCKETS.items():
         found, wanted = await whole(daemon, "SPY", timeframe), summed(rows, bucket)
         assert [tuple(bar[1:]) for bar in found] == wanted, timeframe

@@ -24,6 +24,7 @@ PASSING: dict[str, list[Mood]] = {
     "half a body": [cut, well, cut],
     "patience asked for": [status(429, Retry_After="0.1")],
     "patience asked for, no word how long": [status(429), status(429)],
+    "half a page that is said to be all": [well, rows(lambda page, *_: page[:50])],
 }
 
 
@@ -74,6 +75,21 @@ async def test_what_does_not_pass_is_an_error_and_nothing_of_it_is_kept(world: W
     world.vendor.mood = well
     world.clock.advance(AN_HOUR)
     assert await world.bars(before=START + 90 * M) == world.truth(0, 90)
+
+
+async def test_a_parameter_comes_to_the_vendor_and_one_that_it_does_not_take_is_refused(
+    world: World,
+) -> None:
+    assert await world.bars(venue="X") == world.truth()
+    assert {one.venue for one in world.vendor.asked} == {"X"}
+    world.vendor.asked.clear()
+    code, body, _ = await world.ask(venu="X")
+    assert (code, body["code"], body["field"]) == (400, "invalid_input", "venu")
+    assert body["detail"] == "venu is not a parameter here; vendor takes venue."
+    assert not world.vendor.asked
+    # Without it the bars are others.
+    assert await world.bars() == world.truth()
+    assert {one.venue for one in world.vendor.asked} == {""}
 
 
 async def test_a_part_that_is_stored_is_served_with_the_gap_while_the_vendor_fails(world: World) -> None:

@@ -62,9 +62,13 @@ class Passing(ManualClock):
         return super().now_ms()
 
 
-async def test_time_that_passes_while_the_present_is_read_is_no_gap(storage: SQLiteStorage) -> None:
+@pytest.mark.parametrize("settle_ms", [0, 5 * S])
+async def test_time_that_passes_while_the_present_is_read_is_no_gap(
+    storage: SQLiteStorage, settle_ms: int
+) -> None:
     world = World(storage)
     world.plugin.clock = clock = Passing(NOW)
+    world.plugin.settle_ms = settle_ms
     for clock.step_ms in range(50, 1_000, 50):
         assert not (await world.read(TimeRange(NOW - 5 * S, NOW + 600 * S))).gaps
 

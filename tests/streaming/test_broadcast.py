@@ -63,7 +63,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        broadcast = BroadcastManager(self.metrics)
+        broadcast = BroadcastManager(self.metrics, most_channels=CHANNELS)
         self.channels = [Channel(broadcast) for _ in range(CHANNELS)]
         self.clients = [Client(broadcast) for _ in range(CLIENTS)]
         self._numbers = count()

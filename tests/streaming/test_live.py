@@ -45,6 +45,24 @@ async def test_forming_then_closed_and_the_closed_bar_is_in_the_store_by_then(ma
     assert stored.coverage == [Covered(START + 10 * M, START + 11 * M, Reason.DATA)]
 
 
+async def test_it_is_measured_how_late_a_closed_bar_is_told(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    world.says(bar(10), closed=False)
+    await client.next("bar")
+    world.clock.set(START + 11 * M + 250)
+    world.says(bar(10), closed=True)
+    await client.closed(1)
+    lags = [
+        world.metrics.registry.get_sample_value(
+            f"marketd_stream_lag_seconds_{what}", {"provider": "test"}
+        )
+        for what in ("count", "sum")
+    ]
+    assert lags == [1, pytest.approx(0.25)]
+
+
 async def test_a_closed_bar_that_is_not_told_yet_counts_for_the_gate_of_background_work(
     make_world: Make, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

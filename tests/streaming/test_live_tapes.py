@@ -49,7 +49,7 @@ class World:
         self.metrics = Metrics()
         self.tapes = Tapes(storage, self.metrics)
         self.supervisor = Supervisor(self.metrics)
-        self.broadcast = BroadcastManager(self.metrics)
+        self.broadcast = BroadcastManager(self.metrics, most_channels=100)
         self.bars: list[Bar] = []
         self.service = TapeService(
             tapes=self.tapes,
@@ -60,7 +60,6 @@ class World:
             linger_ms=20,
             stall_ms=STALL,
             ring=5,
-            most_streams=10,
             request_timeout_ms=2_000,
         )
 
@@ -138,6 +137,25 @@ async def test_a_trade_is_stored_and_then_told_to_everybody_by_one_upstream(
         assert message["channel"] == "ticks"
     assert world.plugin.streams == 1
     assert world.service.feeds("test") == {"live": 1, "stale": 0, "down": 0}
+
+
+async def test_it_is_counted_who_subscribes_and_how_late_a_trade_is_told(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    clients = [Client(world.broadcast) for _ in range(3)]
+    for client in clients:
+        await world.join(client)
+    world.says(tick(10), tick(20), at=120)
+    for client in clients:
+        await client.next("tick")
+
+    def value(name: str, **labels: str) -> float | None:
+        return world.metrics.registry.get_sample_value(f"marketd_stream_{name}", labels)
+
+    assert value("subscribes_total") == value("subscriptions") == 3
+    assert value("tick_lag_seconds_count", provider="test") == 1
+    assert value("tick_lag_seconds_sum", provider="test") == pytest.approx(0.1)
 
 
 async def test_the_upstream_ends_some_time_after_its_last_client(make: Callable[..., World]) -> None:

@@ -32,7 +32,7 @@ class Box:
         self.outbox = Outbox(
             Format.JSON,
             self.sink,
-            BroadcastManager(self.metrics),
+            BroadcastManager(self.metrics, most_channels=1),
             most_bytes=most_bytes,
             patience_s=patience_s,
             overflow=self._overflow,

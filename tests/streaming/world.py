@@ -99,7 +99,7 @@ class World:
         )
         self.supervisor = Supervisor(self.metrics)
         self.gate = LoadGate(self.metrics)
-        self.broadcast = BroadcastManager(self.metrics)
+        self.broadcast = BroadcastManager(self.metrics, most_channels=100)
         self.service = SubscriptionService(
             history=self.orchestrator,
             storage=storage,
@@ -115,7 +115,6 @@ class World:
                 stall_ms=30_000,
             ),
             ring=RING,
-            most_streams=100,
         )
 
     def client(self) -> Client:

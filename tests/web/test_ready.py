@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import INSTRUMENT, MINUTE, M, bar
 
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
+from marketd.domain.bar import Bar, select
 from marketd.domain.instrument import Instrument, Series
+from marketd.domain.resample import resample
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.encoding import to_json
 from marketd.market.service import Stable
 from marketd.storage import Change
 from marketd.web.ready import ReadyAnswers
 
 SERIES = Series(INSTRUMENT, MINUTE)
 OTHER = Series(Instrument("crypto", "test", "ETH/USD"), MINUTE)
+BITCOIN = Series(Instrument("crypto", "sim", "BTC/USD"), MINUTE)
 START = 1_709_596_800_000
 
 
@@ -72,7 +82,7 @@ def test_changes_that_were_missed_take_away_everything() -> None:
     assert answers.changes != begun_with
 
 
-def test_the_least_used_are_given_up_beyond_the_bound() -> None:
+def test_the_least_used_are_givenup_beyond_the_bound() -> None:
     answers = ReadyAnswers(1_000)
     for index in range(10):
         answers.keep(f"{index}", response(100), stable(0, 10))
@@ -84,21 +94,25 @@ def test_the_least_used_are_given_up_beyond_the_bound() -> None:
     assert answers.find("large") is None
 
 
-@pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+async def started(folder: Path) -> Daemon:
     config = Config(
         server=ServerConfig(port=0),
-        storage=StorageConfig(url=f"sqlite:///{tmp_path}/a.db"),
+        storage=StorageConfig(url=f"sqlite:///{folder}/a.db"),
         providers={"sim": ProviderConfig("sim", "sim", {"start": START + 600 * M}, {})},
     )
     daemon = Daemon(config)
     await daemon.start()
+    return daemon
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+    daemon = await started(tmp_path)
     yield daemon
     await daemon.stop()
 
 
 async def test_a_revision_is_in_the_very_next_answer(daemon: Daemon) -> None:
-    series = Series(Instrument("crypto", "sim", "BTC/USD"), MINUTE)
     query = {
         "market": "crypto",
         "provider": "sim",
@@ -122,10 +136,70 @@ async def test_a_revision_is_in_the_very_next_answer(daemon: Daemon) -> None:
         assert await ask(Accept="text/csv") == csv
         assert await ask() == first
         revised = bar(0, close=12_345.0)
-        await daemon.storage.store(series, [(START + 9 * M, *revised[1:])], [], at_ms=START)
+        await daemon.storage.store(BITCOIN, [(START + 9 * M, *revised[1:])], [], at_ms=START)
         changed = await ask()
         assert changed != first
         assert "12345.0" in (await ask(Accept="text/csv"))[0]
+
+
+_ASKS = st.fixed_dictionaries(
+    {
+        "timeframe": st.sampled_from(["1m", "5m", "15m"]),
+        "since": st.sampled_from([None, 0, 37]),
+        "before": st.sampled_from([100, 240]),
+        "limit": st.sampled_from([20, 300]),
+    }
+)
+_REVISIONS = st.tuples(st.integers(0, 239), st.sampled_from([1.0, 2.5, None, math.nan, math.inf]))
+
+
+def test_every_answer_is_the_uncached_one_however_often_it_was_asked_for(tmp_path: Path) -> None:
+    """Questions that come again and again, and bars that are revised in between."""
+    # Each example begins on a day of its own, of which nothing was kept.
+    starts = count(START - 1_000 * 1440 * M, 1440 * M)
+
+    async def take(daemon: Daemon, questions: list[dict[str, Any]], steps: list[Any]) -> None:
+        start_ms = next(starts)
+        async with aiohttp.ClientSession(daemon.url) as session:
+            for step in steps:
+                if isinstance(step, tuple):
+                    minute, close = step
+                    revised: Bar = (start_ms + minute * M, None, None, None, close, 1.0)
+                    await daemon.storage.store(BITCOIN, [revised], [], at_ms=START)
+                    continue
+                asks = questions[step % len(questions)]
+                times = {
+                    key: start_ms + asks[key] * M for key in ("since", "before") if asks[key] is not None
+                }
+                query = {"market": "crypto", "provider": "sim", "symbol": "BTC/USD"} | asks | times
+                asked = {key: value for key, value in query.items() if value is not None}
+                async with session.get("/api/v1/ohlcv", params=asked) as response:
+                    told = orjson.loads(await response.read())
+                assert told["complete"]
+                assert told["bars"] == orjson.loads(to_json(await uncached(daemon, query)))
+
+    with asyncio.Runner() as runner:
+        daemon = runner.run(started(tmp_path))
+
+        @settings(max_examples=40)
+        @given(st.lists(_ASKS, min_size=1, max_size=2), st.lists(st.integers(0, 1) | _REVISIONS))
+        def check(questions: list[dict[str, Any]], steps: list[Any]) -> None:
+            runner.run(take(daemon, questions, steps))
+
+        try:
+            check()
+        finally:
+            runner.run(daemon.stop())
+
+
+async def uncached(daemon: Daemon, query: Mapping[str, Any]) -> list[Bar]:
+    """The bars of an answer, made of what the store holds."""
+    timeframe, since = Timeframe.parse(query["timeframe"]), query["since"]
+    before_ms = timeframe.ceil(query["before"])
+    first_ms = before_ms - 2 * query["limit"] * timeframe.nominal_ms if since is None else since
+    span = TimeRange(timeframe.ceil(first_ms), before_ms)
+    stored = await daemon.storage.read(BITCOIN, span, limit=50_000)
+    return list(select(resample(stored.bars, timeframe), since=since, limit=query["limit"]))
 
 
 async def test_the_newest_bars_are_never_a_ready_answer(daemon: Daemon) -> None:

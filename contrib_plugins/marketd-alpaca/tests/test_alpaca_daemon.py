@@ -178,7 +178,7 @@ async def test_trades_are_the_same_at_alpaca_over_rest_and_live(
 
             async def hear() -> list[Tick]:
                 message = json.loads(await socket.recv())
-                assert message["type"] in ("subscribed", "snapshot", "tick"), json.dumps(message)
+                assert message["type"] in ("subscribed", "snapshot", "tick"), message
                 return [tuple(tick) for tick in message.get("ticks", [])]
 
             names = {"market": market, "provider": "x", "symbols": [symbol], "channel": "ticks"}

@@ -108,7 +108,7 @@ class Connection:
         """Says, ahead of the goodbye, why it comes: the client has sent too large a message."""
         most = self._limits.max_message
         self._refuse("", LimitExceeded.code, f"A message may have {most} bytes (max_message).")
-        self._outbox.write()
+        self._outbox.flush()
         self._outbox.close()
 
     async def _obey(self, data: str | bytes) -> None:
