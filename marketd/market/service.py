@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import NamedTuple
 from urllib.parse import urlencode
 
@@ -124,18 +125,9 @@ class MarketService:
         named = self._loader.provider(provider)
         markets = await named.markets() if market is None else [market]
         listings = [await named.symbols(one) for one in markets]
-        wanted = query.casefold()
         after = unpack(page_token, "symbol", field="page_token") if page_token else ""
-        found = sorted(
-            (
-                info
-                for listing in listings
-                for info in listing.values()
-                if _place(info) > after
-                and (wanted in info.symbol.casefold() or wanted in info.name.casefold())
-            ),
-            key=_place,
-        )
+        # Of a hundred thousand, that would hold up the event loop.
+        found = await asyncio.to_thread(_found, listings, query.casefold(), after, limit + 1)
         more = pack("symbol", _place(found[limit - 1])) if len(found) > limit else None
         return SymbolsPage(found[:limit], more)
 
@@ -276,6 +268,19 @@ class MarketService:
             reach.start_ms > found.reach.start_ms if since is None else reach.end_ms < found.reach.end_ms
         )
         return Bars(rows, reach, found.gaps, found.more or cut), filled
+
+
+def _found(
+    listings: Sequence[Mapping[str, SymbolInfo]], wanted: str, after: str, limit: int
+) -> list[SymbolInfo]:
+    """The first `limit` symbols after a place that have `wanted` in their name or description."""
+    matching = (
+        info
+        for listing in listings
+        for info in listing.values()
+        if _place(info) > after and (wanted in info.symbol.casefold() or wanted in info.name.casefold())
+    )
+    return nsmallest(limit, matching, key=_place)
 
 
 def _place(info: SymbolInfo) -> str:

@@ -5,6 +5,7 @@ Whatever a plugin does, its caller gets valid bars or a MarketdError.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -45,7 +46,7 @@ from marketd.plugins.instance import Instance, Source
 from marketd.plugins.life import ProviderLife
 from marketd.plugins.pages import Fetched, PageReader, Question
 from marketd.plugins.params import load_params
-from marketd.plugins.symbols import SymbolBook
+from marketd.plugins.symbols import Listing, SymbolBook, by_symbol
 from marketd.plugins.ticks import FetchedTicks, TickReader
 
 T = TypeVar("T")
@@ -144,7 +145,7 @@ class Provider(ProviderLife):
             await self.open()
         return self.plugin.markets
 
-    async def symbols(self, market: str) -> Mapping[str, SymbolInfo]:
+    async def symbols(self, market: str) -> Listing:
         """The symbols of `market`, kept for `symbols_ttl`, then refreshed behind the answers."""
         await self._check_market(market)
         return await self._book.listing(market)
@@ -303,14 +304,19 @@ class Provider(ProviderLife):
         asked = Question(symbol, timeframe, span, limit, plugin.clock.now_ms(), settled_ms)
         return await self._pages.read(rows, asked)
 
-    async def _list_symbols(self, market: str) -> Sequence[SymbolInfo]:
+    async def _list_symbols(self, market: str) -> Listing:
         async def ask(instance: Instance) -> Sequence[SymbolInfo]:
             plugin = instance.plugin
             return await self._guard.call(
                 instance, lambda: plugin.get_symbols(market), cost=plugin.symbols_cost
             )
 
-        return await self._ask(ask)
+        listed = await self._ask(ask)
+        try:
+            return await asyncio.to_thread(by_symbol, listed, market, self.name)
+        except ProviderFailed as error:
+            self._guard.failed(error)
+            raise
 
     async def _check_market(self, market: str) -> None:
         if market not in self.plugin.markets and market not in await self.markets():

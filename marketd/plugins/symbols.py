@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from marketd.domain.errors import MarketdError
+from marketd.domain.errors import MarketdError, ProviderFailed
 from marketd.domain.instrument import SymbolInfo
 
 Listing: TypeAlias = Mapping[str, SymbolInfo]
-Ask: TypeAlias = Callable[[str], Awaitable[Sequence[SymbolInfo]]]
+Ask: TypeAlias = Callable[[str], Coroutine[Any, Any, Listing]]
 
 # How soon a list that could not be refreshed is tried again.
 _RETRY_S = 30.0
@@ -73,13 +73,9 @@ class SymbolBook:
         """The one question that is under way for a market."""
         task = self._asking.get(market)
         if task is None:
-            task = self._asking[market] = asyncio.create_task(self._listed(market))
+            task = self._asking[market] = asyncio.create_task(self._ask(market))
             task.add_done_callback(lambda done: self._ended(market, done))
         return task
-
-    async def _listed(self, market: str) -> Listing:
-        listed = await self._ask(market)
-        return {info.symbol: info for info in listed if info.market == market}
 
     def _ended(self, market: str, task: asyncio.Task[Listing]) -> None:
         if self._asking.get(market) is not task:
@@ -93,3 +89,23 @@ class SymbolBook:
             # The provider shows it as its health; what was listed before is still the best there is.
             until_s = time.monotonic() + min(self._ttl_s, _RETRY_S)
             self._kept[market] = kept._replace(until_s=until_s)
+
+
+def by_symbol(listed: object, market: str, provider: str) -> Listing:
+    """What a plugin listed of `market`; ProviderFailed if that is no list of symbols.
+
+    A vendor may list a hundred thousand: it is for another thread than the event loop's.
+    """
+    if not isinstance(listed, Sequence) or not all(map(_is_symbol, listed)):
+        told = f"{provider} answered with something that is not symbols."
+        raise ProviderFailed(told, transient=False)
+    return {info.symbol: info for info in listed if info.market == market}
+
+
+def _is_symbol(info: object) -> bool:
+    return (
+        isinstance(info, SymbolInfo)
+        and bool(info.symbol)
+        and all(isinstance(one, str) for one in (info.symbol, info.name, info.base, info.quote))
+        and all(one is None or type(one) is int for one in (info.first_ms, info.last_ms))
+    )

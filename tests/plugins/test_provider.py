@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar, provider_of, scripted
@@ -51,6 +52,36 @@ class Symbols(ScriptedPlugin):
         if self.fails:
             raise ProviderFailed("no symbols today.", transient=False)
         return [self.info, SymbolInfo("SPY", "us_equity")]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        None,
+        "BTC/USD",
+        {"BTC/USD": 1},
+        ["BTC/USD"],
+        [SymbolInfo("", "crypto")],
+        [SymbolInfo(7, "crypto")],  # type: ignore[arg-type]
+        [SymbolInfo("BTC/USD", "crypto", name=None)],  # type: ignore[arg-type]
+        [SymbolInfo("BTC/USD", "crypto", first_ms=1.5)],  # type: ignore[arg-type]
+    ],
+)
+async def test_what_is_no_list_of_symbols_is_the_provider_s_failure(listed: Any) -> None:
+    class Wrong(ScriptedPlugin):
+        async def get_symbols(self, market: str) -> Any:
+            return listed
+
+    provider = provider_of(scripted(BARS, now_ms=START + M, cls=Wrong))
+    for _ in range(2):
+        with pytest.raises(ProviderFailed, match="not symbols"):
+            await provider.symbols("crypto")
+    assert provider.health.state == "down"
+
+
+async def test_of_the_symbols_listed_only_those_of_the_market_are_taken() -> None:
+    provider = provider_of(scripted(BARS, now_ms=START + M, cls=Symbols))
+    assert set(await provider.symbols("crypto")) == {"BTC/USD"}
 
 
 async def test_it_opens_once_however_many_ask() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
 from marketd.domain.errors import ProviderFailed
 from marketd.domain.instrument import SymbolInfo
-from marketd.plugins.symbols import SymbolBook
+from marketd.plugins.symbols import Listing, SymbolBook
 
 
 class Lister:
@@ -22,12 +21,12 @@ class Lister:
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def __call__(self, market: str) -> Sequence[SymbolInfo]:
+    async def __call__(self, market: str) -> Listing:
         self.asked += 1
         await self.answers.wait()
         if self.fails:
             raise ProviderFailed("no symbols today.")
-        return [SymbolInfo(name, market) for name in self.has] + [SymbolInfo("X", "elsewhere")]
+        return {name: SymbolInfo(name, market) for name in self.has}
 
     async def has_been_asked(self, times: int) -> None:
         """Returns once it was, and has answered."""
