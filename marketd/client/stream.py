@@ -30,6 +30,8 @@ _PASSING = {
     "unreachable",
 }
 
+_UNRECOVERED = "Bars told before the connection was lost may have been revised since."
+
 
 class Following:
     """What one stream is of, and how far it has been told."""
@@ -50,8 +52,10 @@ class Following:
         self._since = since
         self._params = params
         self._state = "new"
-        # For each symbol the open time of the first bar that has not been told as closed.
+        # For each symbol the open time of the first bar that has not been told as closed, and the last
+        # cursor that came.
         self._next_ms: dict[str, int] = {}
+        self._cursors: dict[str, str] = {}
 
     def commands(self) -> Iterator[str]:
         """What to say on a new connection: a subscription for each symbol, from where it stands."""
@@ -63,9 +67,10 @@ class Following:
                 "symbols": [symbol],
                 "params": self._params,
             }
-            since = self._next_ms.get(symbol, self._since)
-            if since is not None:
-                command["since"] = since
+            if symbol in self._cursors:
+                command["resume"] = self._cursors[symbol]
+            elif self._since is not None:
+                command["since"] = self._since
             yield orjson.dumps(command).decode()
 
     def told(self, message: Mapping[str, Any]) -> Iterator[StreamEvent]:
@@ -75,13 +80,18 @@ class Following:
                 if self._state == "disconnected":
                     yield Status("", "connected", "")
                 self._state = "connected"
+                if self._since is None:
+                    for stream in message["streams"]:
+                        self._cursors.setdefault(stream["symbol"], stream["cursor"])
             case "snapshot":
                 symbol = message["symbol"]
+                self._cursors[symbol] = message["cursor"]
                 bars = [bar for bar in bars_of(message["bars"]) if self._is_new(symbol, bar[0])]
                 if bars:
                     self._advance(symbol, bars[-1][0])
                 yield Snapshot(symbol, bars, message["complete"])
             case "bar":
+                self._cursors[message["symbol"]] = message["cursor"]
                 update = BarUpdate(
                     message["symbol"], bars_of([message["bar"]])[0], message["closed"], message["rev"]
                 )
@@ -92,6 +102,8 @@ class Following:
                 yield gap_of(message["symbol"], message)
             case "status":
                 yield Status(message["symbol"], message["state"], message["message"])
+            case "resumed" if not message["recovered"]:
+                yield Status(message["symbol"], "unrecovered", _UNRECOVERED)
             case "error":
                 raise MarketdClientError(None, message["code"], message["message"])
 

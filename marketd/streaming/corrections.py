@@ -45,6 +45,7 @@ class Corrections:
         self._next_ms = next_ms
         # Revisions of bars that are just being published as they were before.
         self._ahead: dict[int, _Told] = {}
+        self._was_asked = asyncio.Event()
         self._has_changed = asyncio.Event()
         self._has_changed.set()
 
@@ -76,6 +77,7 @@ class Corrections:
                 found = await self._storage.revised(self._series, after=after, limit=limit)
             except StorageFailed as error:
                 log.warning("corrections wait series=%s reason=%s", self._series, error.message)
+                self._was_asked.set()
                 self._has_changed.set()
                 await asyncio.sleep(_PAUSE_S)
                 continue
@@ -87,7 +89,13 @@ class Corrections:
                 elif len(self._ahead) < _MOST_TOLD:
                     self._ahead[bar[0]] = told
             self.number = found.number
+            self._was_asked.set()
             self._emit(ChangesTold(found.number))
+
+    async def known(self) -> int | None:
+        """The number, once the store was asked for it; what is read or told after that is as of then."""
+        await self._was_asked.wait()
+        return self.number
 
     def _tell(self, told: _Told) -> None:
         before = self._told.get(told.bar[0])

@@ -40,6 +40,7 @@ class Front:
         self._emit = emit
         self._corrections = Corrections(storage, feed.series, self.next_ms, emit)
         self.changed = self._corrections.changed
+        self.known = self._corrections.known
         self.run = self._corrections.run
 
     @property

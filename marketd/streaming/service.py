@@ -133,10 +133,16 @@ class SubscriptionService:
     async def catch_up(
         self, feed: Feed, subscription: BarSubscription, since: int, until: Cursor
     ) -> bool:
-        """Sends the closed bars of `[since, until.next_ms)` as snapshots.
+        """Sends the closed bars of `[since, until.next_ms)` as snapshots, to who has no others.
 
         A history that cannot be had is told as a gap; the answer says whether all of it was sent.
         """
+        until = await self._numbered(feed, until)
+        return await self._send_history(feed, subscription, since, until)
+
+    async def _send_history(
+        self, feed: Feed, subscription: BarSubscription, since: int, until: Cursor
+    ) -> bool:
         complete = True
         while True:
             page = await self._pages.page(feed, subscription.series, since, until)
@@ -152,18 +158,26 @@ class SubscriptionService:
         """Sends what a client has missed since `cursor`; False if it may lack something even so."""
         if joined.replay is None:
             # The store has every closed bar, and knows which of those before have changed.
+            until = await self._numbered(feed, joined.cursor)
             changes = await self._pages.missed(feed, subscription.series, cursor)
             await self._send(subscription, changes.messages)
-            is_whole = await self.catch_up(feed, subscription, cursor.next_ms, joined.cursor)
+            is_whole = await self._send_history(feed, subscription, cursor.next_ms, until)
             return is_whole and changes.is_complete
         whole_ms, messages = joined.replay
         complete = True
         if cursor.next_ms < whole_ms:
             # It left in the middle of its history.
             until = cursor._replace(next_ms=whole_ms)
-            complete = await self.catch_up(feed, subscription, cursor.next_ms, until)
+            complete = await self._send_history(feed, subscription, cursor.next_ms, until)
         await self._send(subscription, messages)
         return complete
+
+    async def _numbered(self, feed: Feed, cursor: Cursor) -> Cursor:
+        """The cursor of who is told everything from now on: its number is known before that is read."""
+        if cursor.number is None:
+            front = self._upstreams[feed.series].worker.front
+            cursor = cursor._replace(number=await front.known())
+        return cursor
 
     async def _send(self, subscription: BarSubscription, messages: Sequence[Message]) -> None:
         for first in range(0, len(messages), _AT_ONCE):
