@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import EntryPoint
+from typing import Any
 
 from aiohttp import web
 
@@ -47,6 +48,7 @@ from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bars import TickBarService
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 from marketd.systemd import Notifier
@@ -228,25 +230,30 @@ class Daemon:
         time_bars = TimeBars(tapes, late_ms=config.ticks.late)
         late = LateTrades(time_bars, history, self.metrics, late_ms=config.ticks.late)
         tapes.watch(late.came)
+        tick_bar_pages = TickBarPages(tapes, **reading)
         market = MarketService(
             self.loader,
             orchestrator,
             time_bars,
             TickPages(tapes, **reading),
-            TickBarPages(tapes, **reading),
+            tick_bar_pages,
             storage,
         )
+        following: dict[str, Any] = {
+            "broadcast": broadcast,
+            "supervisor": supervisor,
+            "linger_ms": config.stream.linger,
+            "ring": config.stream.ring,
+            "request_timeout_ms": config.server.request_timeout,
+        }
         followed_tapes = TapeService(
             tapes=tapes,
             bars=market,
-            broadcast=broadcast,
-            supervisor=supervisor,
             metrics=self.metrics,
-            linger_ms=config.stream.linger,
             stall_ms=config.stream.stall,
-            ring=config.stream.ring,
-            request_timeout_ms=config.server.request_timeout,
+            **following,
         )
+        tick_bars = TickBarService(tapes=followed_tapes, past=tick_bar_pages, **following)
         backfills = BackfillManager(
             storage=storage,
             history=history,
@@ -268,6 +275,7 @@ class Daemon:
             broadcast=broadcast,
             subscriptions=subscriptions,
             tapes=followed_tapes,
+            tick_bars=tick_bars,
             metrics=self.metrics,
             readiness=self,
             answers=answers,

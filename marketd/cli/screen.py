@@ -33,7 +33,7 @@ class Screen:
 
     def show(self, instrument: Instrument, event: StreamEvent) -> None:
         """One event of the stream of `instrument`."""
-        from marketd.client import BarUpdate, Gap, Snapshot, Status
+        from marketd.client import BarUpdate, Gap, Revised, Snapshot, Status
 
         match event:
             case Snapshot(_, bars, _):
@@ -47,6 +47,8 @@ class Screen:
                 if self._is_terminal:
                     (self._forming[instrument],) = self._lines(instrument, [bar])
                     self._print([])
+            case Revised(_, _, _, bars):
+                self._print(f"{line}  revised" for line in self._lines(instrument, bars))
             case Gap():
                 self._note(f"{instrument}: {gap_text(event)}")
             case Status("", state, message):

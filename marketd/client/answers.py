@@ -135,6 +135,19 @@ class BarUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class Revised:
+    """The closed bars that open in `[start_ms, end_ms)` are these now, and no others.
+
+    Of bars that are measured in trades, after one that came late.
+    """
+
+    symbol: str
+    start_ms: int
+    end_ms: int
+    bars: Sequence[Bar]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How a stream is.
 
@@ -148,7 +161,7 @@ class Status:
     message: str
 
 
-StreamEvent: TypeAlias = Snapshot | BarUpdate | Gap | Status
+StreamEvent: TypeAlias = Snapshot | BarUpdate | Revised | Gap | Status
 
 
 def bars_of(rows: Iterable[Sequence[Any]]) -> list[Bar]:

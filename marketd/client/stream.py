@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from marketd.client.answers import BarUpdate, Snapshot, Status, StreamEvent, bars_of, gap_of
+from marketd.client.answers import BarUpdate, Revised, Snapshot, Status, StreamEvent, bars_of, gap_of
 from marketd.client.errors import MarketdClientError, failure
 from marketd.domain.timeframe import Timeframe
 
@@ -98,6 +98,9 @@ class Following:
                 if update.rev or self._is_new(update.symbol, update.bar[0]):
                     self._pass(update)
                     yield update
+            case "revised":
+                bars = bars_of(message["bars"])
+                yield Revised(message["symbol"], message["start"], message["end"], bars)
             case "gap":
                 yield gap_of(message["symbol"], message)
             case "status":
@@ -125,7 +128,11 @@ class Following:
             self._next_ms.setdefault(update.symbol, update.bar[0])
 
     def _advance(self, symbol: str, closed_ms: int) -> None:
-        self._next_ms[symbol] = Timeframe.parse(self._timeframe).end(closed_ms)
+        if self._timeframe[-1:] in ("t", "v"):
+            # When a bar of trades ends, the next one tells.
+            self._next_ms[symbol] = closed_ms + 1
+        else:
+            self._next_ms[symbol] = Timeframe.parse(self._timeframe).end(closed_ms)
 
 
 async def follow(

@@ -17,7 +17,7 @@ from typing import Self
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.errors import InvalidInput
-from marketd.domain.timeframe import DAY_MS
+from marketd.domain.timeframe import day_of
 
 _PATTERN = re.compile(r"([1-9][0-9]{0,6})t|([0-9]{1,9}(?:\.[0-9]{1,8})?)v")
 
@@ -115,4 +115,4 @@ class TickBarMaker:
 
     def _ends(self, begun: _Begun, t_ms: int) -> bool:
         """Whether a trade at `t_ms`, later than those of a bar, begins another."""
-        return self._is_cut or begun.is_full(self._frame) or t_ms // DAY_MS != begun.t_ms // DAY_MS
+        return self._is_cut or begun.is_full(self._frame) or day_of(t_ms) != day_of(begun.t_ms)

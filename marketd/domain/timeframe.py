@@ -120,6 +120,11 @@ class Timeframe:
         return -(-longest_ms // self.nominal_ms)
 
 
+def day_of(t_ms: int) -> int:
+    """The beginning of the UTC day that holds a time."""
+    return t_ms - t_ms % DAY_MS
+
+
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> Timeframe:
     match = _PATTERN.fullmatch(text)

@@ -42,14 +42,15 @@ class TapeRead(NamedTuple):
     """Trades, ascending: all there are in `reach`, but for `gaps`.
 
     `seq` counts the news that had been told of the instrument when it was read: these are in it.
-    Before `known_ms` nothing is missing that might still come. `failure` is what the provider said where
-    a gap is its fault.
+    Before `known_ms` nothing is missing that may still be had, and from `newest_ms` on nothing is known.
+    `failure` is what the provider said where a gap is its fault.
     """
 
     ticks: list[Tick]
     reach: TimeRange
     gaps: list[Gap]
     known_ms: int
+    newest_ms: int
     seq: int
     failure: ProviderFailed | NotReady | None
 
@@ -223,10 +224,8 @@ class Tapes:
             # It may be there later: no gap, but no proof either.
             unsettled.append(told.clip(TimeRange(now_ms - feed.provider.plugin.settle_ms, MAX_MS)))
         gaps = self._gaps(feed, past, stored.coverage, unsettled, reason, now_ms)
-        final = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE]
-        unknown = subtract(reach, merge([*proven(stored.coverage), *final]))
-        known_ms = unknown[0].start_ms if unknown else reach.end_ms
-        return TapeRead(stored.ticks, reach, gaps, known_ms, seq, failure)
+        known_ms, newest_ms = _known_ms(reach, stored.coverage, gaps)
+        return TapeRead(stored.ticks, reach, gaps, known_ms, newest_ms, seq, failure)
 
     async def _keep(
         self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered], is_live: bool
@@ -294,3 +293,15 @@ class Tapes:
 
     def _tape(self, instrument: Instrument) -> _Tape:
         return self._tapes.setdefault(instrument, _Tape())
+
+
+def _known_ms(reach: TimeRange, coverage: Sequence[Covered], gaps: Sequence[Gap]) -> tuple[int, int]:
+    """Where the first part of `reach` begins of which trades may still be had, and its last one.
+
+    What is missing behind all that is known a stream may still prove.
+    """
+    known = [one.range for one in coverage if one.reason.is_proof or one.reason is Reason.UNRECOVERABLE]
+    newest_ms = known[-1].end_ms if known else reach.start_ms
+    lost = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE and gap.end_ms <= newest_ms]
+    unknown = subtract(reach, merge([*known, *lost]))
+    return unknown[0].start_ms if unknown else reach.end_ms, newest_ms

@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Sequence
+from math import inf
 from sys import maxsize
 from typing import NamedTuple
 
 from marketd.domain.bar import Bar, Tick, open_time, select
 from marketd.domain.coverage import Gap, Reason, lay
 from marketd.domain.errors import ProviderTimeout
+from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import TickBarMaker, Tickframe
-from marketd.domain.timeframe import DAY_MS
+from marketd.domain.timeframe import day_of
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.domain.token import pack, unpack_time
 from marketd.market.tapes import TapeRead, Tapes
 from marketd.market.tick_pages import raise_for
 from marketd.plugins.feed import TickFeed
+from marketd.streaming.needs import PastBars
 
 # How many trades are read at once, above how many they are counted in another thread, and after how
 # many a page ends that has bars already.
@@ -33,18 +36,32 @@ _AT_ONCE = 4
 
 
 class Step(NamedTuple):
-    """The bars that a step has closed, and what it has read; whether nothing lies beyond."""
+    """The bars that a step has closed, the gaps on its way, and whether there is no more at present.
+
+    It `is_torn` if it has found out that a gap begins with trades which an earlier step has counted.
+    """
 
     closed: list[Bar]
+    gaps: list[Gap]
     read: TapeRead
     is_last: bool
+    is_torn: bool
+
+    @property
+    def seq(self) -> int:
+        """How much of the instrument's news it knows: see TapeRead."""
+        return self.read.seq
 
 
 class TickWalk:
-    """Counts an instrument's trades in order from `at_ms` on, where a bar begins."""
+    """Counts an instrument's trades in order from `at_ms` on, where a bar begins.
+
+    All that lies before `at_ms` is counted, and of its millisecond what was there.
+    """
 
     def __init__(self, tapes: Tapes, feed: TickFeed, frame: Tickframe, at_ms: int) -> None:
         self.at_ms = at_ms
+        self._taken = 0
         self._tapes = tapes
         self._feed = feed
         self._maker = TickBarMaker(frame)
@@ -52,40 +69,69 @@ class TickWalk:
 
     @property
     def forming(self) -> Bar | None:
-        """The bar that the trades before `at_ms` leave open."""
+        """The bar that is not closed yet."""
         return self._maker.forming
 
-    async def step(self, deadline_s: float) -> Step:
-        """Goes on over some trades, as far as there are any. What the provider does not give until
-        `deadline_s` is a gap."""
-        now_ms = self._feed.provider.now_ms()
+    async def step(self, deadline_s: float, before_ms: int = MAX_MS) -> Step:
+        """Goes on over some trades before a time, as far as there are any.
+
+        What the provider does not give until `deadline_s` is a gap.
+        """
+        read = await self._read(before_ms, deadline_s, asks=True)
+        is_last = len(read.ticks) < self._limit
+        end_ms = before_ms if is_last else read.ticks[-1][0]
+        gaps = read.gaps
+        if is_last and before_ms == MAX_MS:
+            # That nothing is known behind the newest trades does not end the bar that forms.
+            gaps = [gap for gap in gaps if gap.end_ms <= read.newest_ms]
+        closed = await self._count([tick for tick in read.ticks if tick[0] < end_ms], gaps, end_ms)
+        return Step(closed, read.gaps, read, is_last, is_torn=False)
+
+    async def follow(self) -> Step:
+        """Goes on over some stored trades, as far as it is certain that none is missing before them.
+
+        A gap that may still be filled is waited for. The first trade whose millisecond is not over yet
+        counts, too: what there is before it is known.
+        """
+        read = await self._read(MAX_MS, inf, asks=False)
+        end_ms = max(self.at_ms, read.known_ms)
+        is_last = len(read.ticks) < self._limit or end_ms <= read.ticks[-1][0]
+        if not is_last:
+            end_ms = read.ticks[-1][0]
+        gaps = [gap for gap in read.gaps if gap.end_ms <= end_ms]
+        is_torn = self._taken > 0 and bool(gaps) and gaps[0].start_ms == self.at_ms
+        closed = await self._count([tick for tick in read.ticks if tick[0] <= end_ms], gaps, end_ms)
+        return Step(closed, gaps, read, is_last, is_torn)
+
+    async def _read(self, before_ms: int, deadline_s: float, *, asks: bool) -> TapeRead:
         while True:
-            span = TimeRange(self.at_ms, MAX_MS)
-            read = await self._tapes.read(self._feed, span, limit=self._limit, deadline_s=deadline_s)
-            is_last = len(read.ticks) < self._limit
-            end_ms = MAX_MS if is_last else read.ticks[-1][0]
-            if end_ms > self.at_ms:
-                break
+            span = TimeRange(self.at_ms, before_ms)
+            read = await self._tapes.read(
+                self._feed, span, limit=self._limit, deadline_s=deadline_s, asks=asks
+            )
+            if len(read.ticks) < self._limit or read.ticks[-1][0] > self.at_ms:
+                return read
             # A millisecond with more trades than are read at once.
             self._limit *= 2
-        # What is not known of the present does not end the bar that forms.
-        gaps = [gap for gap in read.gaps if gap.end_ms <= now_ms]
-        closed = await self._count(read.ticks, gaps, end_ms)
-        return Step(closed, read, is_last)
 
     async def _count(self, ticks: Sequence[Tick], gaps: Sequence[Gap], end_ms: int) -> list[Bar]:
-        ticks = ticks[: bisect_left(ticks, end_ms, key=open_time)]
+        """Adds what of `ticks`, all there are up to `end_ms`, was not counted yet."""
+        new = ticks[self._taken :]
+        counted = self._taken if end_ms == self.at_ms else 0
         self.at_ms = end_ms
-        if len(ticks) > _INLINE:
-            return await asyncio.to_thread(_closed, self._maker, ticks, gaps)
-        return _closed(self._maker, ticks, gaps)
+        self._taken = counted + len(new) - bisect_left(new, end_ms, key=open_time)
+        if len(new) > _INLINE:
+            return await asyncio.to_thread(_closed, self._maker, new, gaps)
+        return _closed(self._maker, new, gaps)
 
 
 class TickBarsPage(NamedTuple):
-    """Bars, ascending, gaps, and the next page."""
+    """Bars, ascending, of which the last may be forming, gaps, and the edge of the next page."""
 
     bars: list[Bar]
     gaps: list[Gap]
+    is_forming: bool
+    next_ms: int | None
     next_page_token: str | None
 
 
@@ -94,6 +140,7 @@ class _Counted(NamedTuple):
 
     bars: list[Bar]
     gaps: list[Gap]
+    is_forming: bool
     next_ms: int | None
     read: TapeRead
 
@@ -135,13 +182,27 @@ class TickBarPages:
                 if page_token:
                     end_ms = unpack_time(page_token, f"{frame}-before", field="page_token")
                 return await self._last(feed, frame, end_ms, limit, deadline_s)
-            start_ms = _day(since)
+            start_ms = day_of(since)
             if page_token:
                 start_ms = since = unpack_time(page_token, f"{frame}-since", field="page_token")
             span = TimeRange(since, end_ms)
             return await self._first(feed, frame, start_ms, span, limit, deadline_s)
         finally:
             self._places.release()
+
+    def walk(self, feed: TickFeed, frame: Tickframe, at_ms: int) -> TickWalk:
+        """Counts from `at_ms` on, where a bar begins."""
+        return TickWalk(self._tapes, feed, frame, at_ms)
+
+    async def past(
+        self, feed: TickFeed, series: TickSeries, *, since: int, before: int, limit: int
+    ) -> PastBars:
+        """The first `limit` closed bars that open in `[since, before)`, for clients that join."""
+        page = await self.page(
+            feed, series.timeframe, since=since, before=before, limit=limit, page_token=None
+        )
+        closed = page.bars[:-1] if page.is_forming else page.bars
+        return PastBars(closed, before if page.next_ms is None else page.next_ms, page.gaps)
 
     async def _first(
         self,
@@ -153,7 +214,7 @@ class TickBarPages:
         deadline_s: float,
     ) -> TickBarsPage:
         """The first `limit` bars that open in `span`, counted from `start_ms` on."""
-        bars, gaps, next_ms, read = await self._counted(
+        bars, gaps, is_forming, next_ms, read = await self._counted(
             feed, frame, start_ms, span, deadline_s, enough=limit
         )
         if len(bars) > limit:
@@ -162,9 +223,10 @@ class TickBarPages:
         if gaps and not bars:
             raise_for(feed, read)
         if next_ms is None:
-            return TickBarsPage(bars, _told(gaps, span), None)
+            return TickBarsPage(bars, _told(gaps, span), is_forming, None, None)
         reach = TimeRange(span.start_ms, next_ms)
-        return TickBarsPage(bars, _told(gaps, reach), pack(f"{frame}-since", str(next_ms)))
+        token = pack(f"{frame}-since", str(next_ms))
+        return TickBarsPage(bars, _told(gaps, reach), False, next_ms, token)
 
     async def _last(
         self, feed: TickFeed, frame: Tickframe, end_ms: int, limit: int, deadline_s: float
@@ -173,6 +235,7 @@ class TickBarPages:
         reach = TimeRange(max(MIN_MS, min(end_ms, feed.provider.now_ms()) - self._keep_ms), end_ms)
         bars: list[Bar] = []
         gaps: list[Gap] = []
+        is_forming = False
         # Before this time nothing was counted.
         first_ms = end_ms
         while len(bars) <= limit:
@@ -182,8 +245,8 @@ class TickBarPages:
             if not read.ticks:
                 if gaps and not bars:
                     raise_for(feed, read)
-                return TickBarsPage(bars, _told(gaps, reach), None)
-            day = TimeRange(_day(read.ticks[0][0]), first_ms)
+                return TickBarsPage(bars, _told(gaps, reach), is_forming, None, None)
+            day = TimeRange(day_of(read.ticks[0][0]), first_ms)
             try:
                 counted = await self._counted(
                     feed, frame, day.start_ms, day, deadline_s, newest=limit + 1
@@ -192,13 +255,15 @@ class TickBarPages:
                 if not bars:
                     raise
                 break
+            is_forming = counted.is_forming if not bars else is_forming
             bars = counted.bars + bars
             gaps += counted.gaps
             first_ms = day.start_ms
         bars = bars[-limit:]
         first_ms = bars[0][0]
         reach = TimeRange(first_ms, end_ms)
-        return TickBarsPage(bars, _told(gaps, reach), pack(f"{frame}-before", str(first_ms)))
+        token = pack(f"{frame}-before", str(first_ms))
+        return TickBarsPage(bars, _told(gaps, reach), is_forming, first_ms, token)
 
     async def _counted(
         self,
@@ -224,21 +289,21 @@ class TickBarPages:
         trades = 0
         while True:
             step = await walk.step(deadline_s)
-            gaps += step.read.gaps
+            gaps += step.gaps
             trades += len(step.read.ticks)
             bars += select(step.closed, since=span.start_ms, before=span.end_ms)
             bars = bars[-newest:]
             forming = walk.forming
             if step.is_last or (forming is not None and forming[0] >= span.end_ms):
-                if forming is not None and span.start_ms <= forming[0] < span.end_ms:
-                    bars.append(forming)
-                return _Counted(bars[-newest:], gaps, None, step.read)
+                is_forming = forming is not None and span.start_ms <= forming[0] < span.end_ms
+                bars += [forming] if is_forming and forming is not None else []
+                return _Counted(bars[-newest:], gaps, is_forming, None, step.read)
             is_late = loop.time() > deadline_s
             if is_late and (not bars or newest < maxsize):
                 raise _late(feed)
             much = trades > _MOST_TRADES and newest == maxsize
             if forming is not None and (len(bars) > enough or (bars and (much or is_late))):
-                return _Counted(bars, gaps, forming[0], step.read)
+                return _Counted(bars, gaps, False, forming[0], step.read)
 
 
 def _closed(maker: TickBarMaker, ticks: Sequence[Tick], gaps: Sequence[Gap]) -> list[Bar]:
@@ -263,11 +328,6 @@ def _told(gaps: Sequence[Gap], reach: TimeRange) -> list[Gap]:
         if gap.start_ms < reach.end_ms
         and (gap.end_ms > reach.start_ms or gap.reason is not Reason.UNRECOVERABLE)
     ]
-
-
-def _day(t_ms: int) -> int:
-    """The beginning of the UTC day that holds a time."""
-    return t_ms - t_ms % DAY_MS
 
 
 def _late(feed: TickFeed) -> ProviderTimeout:

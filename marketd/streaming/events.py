@@ -42,6 +42,14 @@ class TickEvent(NamedTuple):
     seq: int
 
 
+class RevisedEvent(NamedTuple):
+    """The closed bars that open in `[start_ms, end_ms)` are these from now on, and no others."""
+
+    start_ms: int
+    end_ms: int
+    bars: Sequence[Bar]
+
+
 FEED_STATES = ("live", "stale", "down")
 
 
@@ -55,5 +63,6 @@ class HealthEvent(NamedTuple):
 # What clients are told, and everything.
 News: TypeAlias = BarEvent | GapEvent | HealthEvent
 Event: TypeAlias = News | Progress | ChangesTold
-# What clients are told of trades.
+# What clients are told of trades, and of bars that are measured in them.
 TapeNews: TypeAlias = TickEvent | GapEvent | HealthEvent
+TickBarNews: TypeAlias = News | RevisedEvent

@@ -5,13 +5,26 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Gap
-from marketd.domain.instrument import Instrument, Series
+from marketd.domain.instrument import Instrument, Series, TickSeries
 from marketd.encoding import to_json, to_msgpack
-from marketd.streaming.events import BarEvent, GapEvent, HealthEvent, News, TapeNews, TickEvent
+from marketd.streaming.events import (
+    BarEvent,
+    GapEvent,
+    HealthEvent,
+    RevisedEvent,
+    TapeNews,
+    TickBarNews,
+    TickEvent,
+)
+
+# What messages belong to: bars, or the trades of an instrument.
+BarStream: TypeAlias = Series | TickSeries
+StreamName: TypeAlias = BarStream | Instrument
+S = TypeVar("S", bound=BarStream)
 
 
 class Format(StrEnum):
@@ -62,8 +75,8 @@ def _head(first: int, length: int) -> bytes:
     return struct.pack("!BBQ", first, 127, length)
 
 
-def names(stream: Series | Instrument) -> dict[str, str]:
-    """The fields that say which stream a message belongs to: bars of a series, or trades."""
+def names(stream: StreamName) -> dict[str, str]:
+    """The fields that say which stream a message belongs to."""
     what = stream if isinstance(stream, Instrument) else stream.instrument
     told = {"market": what.market, "provider": what.provider, "symbol": what.symbol}
     if isinstance(stream, Instrument):
@@ -71,7 +84,7 @@ def names(stream: Series | Instrument) -> dict[str, str]:
     return told | {"timeframe": str(stream.timeframe)}
 
 
-def event_message(series: Series, event: News, cursor: str) -> Message:
+def event_message(series: BarStream, event: TickBarNews, cursor: str) -> Message:
     """What clients are told of an event, and the cursor of who has been told."""
     match event:
         case BarEvent():
@@ -85,6 +98,17 @@ def event_message(series: Series, event: News, cursor: str) -> Message:
                     "cursor": cursor,
                 },
                 lasts=event.closed,
+            )
+        case RevisedEvent():
+            return Message(
+                {
+                    "type": "revised",
+                    **names(series),
+                    "start": event.start_ms,
+                    "end": event.end_ms,
+                    "bars": event.bars,
+                    "cursor": cursor,
+                }
             )
         case GapEvent():
             return gap_message(series, event.gap)
@@ -104,7 +128,7 @@ def tape_message(instrument: Instrument, event: TapeNews, cursor: str) -> Messag
             return status_message(instrument, event)
 
 
-def snapshot_message(series: Series, bars: Sequence[Bar], *, complete: bool, cursor: str) -> Message:
+def snapshot_message(series: BarStream, bars: Sequence[Bar], *, complete: bool, cursor: str) -> Message:
     """History of a stream, and the cursor of who has been told it."""
     return Message(
         {
@@ -132,12 +156,12 @@ def ticks_snapshot_message(
     )
 
 
-def status_message(stream: Series | Instrument, event: HealthEvent) -> Message:
+def status_message(stream: StreamName, event: HealthEvent) -> Message:
     """What has become of the feed behind a stream."""
     return Message({"type": "status", **names(stream), "state": event.state, "message": event.message})
 
 
-def gap_message(stream: Series | Instrument, gap: Gap) -> Message:
+def gap_message(stream: StreamName, gap: Gap) -> Message:
     """A range for which a stream has no proof."""
     return Message(
         {

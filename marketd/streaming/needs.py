@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Gap
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.feed import Feed
+
+# A feed, and the bars that are made of it.
+F = TypeVar("F", contravariant=True)
+S = TypeVar("S", contravariant=True)
 
 # Entered while a bar is on its way to its clients, so that background work may wait.
 Urgent: TypeAlias = Callable[[], AbstractContextManager[None]]
@@ -24,14 +28,14 @@ class PastBars(NamedTuple):
     gaps: list[Gap]
 
 
-class Past(Protocol):
+class Past(Protocol[F, S]):
     """Bars of any timeframe, for clients."""
 
-    async def past(self, feed: Feed, series: Series, *, since: int, before: int, limit: int) -> PastBars:
+    async def past(self, feed: F, series: S, *, since: int, before: int, limit: int) -> PastBars:
         """The first `limit` closed bars of `series`, which `feed` makes up, in `[since, before)`."""
 
 
-class History(Past, Protocol):
+class History(Past[Feed, Series], Protocol):
     """Bars of a base series, for whoever follows it."""
 
     async def closed(self, feed: Feed, span: TimeRange) -> tuple[list[Bar], list[Gap]]:

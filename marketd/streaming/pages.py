@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import MarketdError
-from marketd.domain.instrument import Series
 from marketd.domain.timerange import MIN_MS, TimeRange
-from marketd.plugins.feed import Feed
-from marketd.storage import Change, Storage
-from marketd.streaming.messages import Message, gap_message, snapshot_message
+from marketd.plugins.feed import Feed, TickFeed
+from marketd.storage import Change
+from marketd.streaming.messages import BarStream, Message, S, gap_message, snapshot_message
 from marketd.streaming.needs import Past, PastBars
-from marketd.streaming.revisions import missed
-from marketd.streaming.ring import Cursor
+from marketd.streaming.ring import Cursor, Replay
+from marketd.streaming.stream import BarSubscription
 
-_PAGE = 2_000
+F = TypeVar("F", bound=Feed | TickFeed)
+# What has become since a cursor of the bars before it, for a client; None if nobody can tell.
+Missed: TypeAlias = Callable[[F, S, Cursor], Awaitable[list[Message] | None]]
+
 _KEPT = 16
 # How many pages of one provider are read at once: what is live waits for no more than these.
 _AT_ONCE = 8
+# How many messages of a replay are sent at once.
+_MESSAGES_AT_ONCE = 100
 
 
 class Page(NamedTuple):
@@ -35,8 +39,8 @@ class Page(NamedTuple):
 class _Question(NamedTuple):
     """What is asked of the bars of a range; of those before a cursor, what has become of them."""
 
-    base: Series
-    series: Series
+    base: BarStream
+    series: BarStream
     since: int
     until: Cursor
     is_of_changes: bool = False
@@ -50,52 +54,95 @@ class _Reading:
         self.is_stale = False
 
 
-class Pages:
-    """Reads each page once, also for a crowd that comes back at the same time."""
+class Pages(Generic[F, S]):
+    """Reads each page of `most` bars once, also for a crowd that comes back at the same time."""
 
-    def __init__(self, past: Past, storage: Storage) -> None:
+    def __init__(self, past: Past[F, S], most: int, *, missed: Missed[F, S] | None = None) -> None:
         self._past = past
-        self._storage = storage
+        self._most = most
+        self._missed = missed
         self._reading: dict[_Question, _Reading] = {}
         self._kept: OrderedDict[_Question, Page] = OrderedDict()
         self._places: dict[str, asyncio.Semaphore] = {}
 
-    async def page(self, feed: Feed, series: Series, since: int, until: Cursor) -> Page:
+    async def page(self, feed: F, series: S, since: int, until: Cursor) -> Page:
         """The first page of `[since, until.next_ms)`; of what cannot be had it says so, as gaps.
 
         `until` is the cursor of the client once it has all of that.
         """
-        return await self._page(feed, _Question(feed.series, series, since, until))
+        return await self._page(feed, series, _Question(_base(feed, series), series, since, until))
 
-    async def missed(self, feed: Feed, series: Series, cursor: Cursor) -> Page:
-        """What has become of the bars before `cursor` since then; not complete if nobody can tell."""
-        question = _Question(feed.series, series, MIN_MS, cursor, is_of_changes=True)
-        return await self._page(feed, question)
-
-    async def _page(self, feed: Feed, question: _Question) -> Page:
+    async def _page(self, feed: F, series: S, question: _Question) -> Page:
         while (page := self._kept.get(question)) is None:
             reading = self._reading.get(question)
             if reading is None:
-                return await self._read(feed, question)
+                return await self._read(feed, series, question)
             await asyncio.wait([reading.page])
             if (page := reading.page.result()) is not None:
                 break
         return page
 
+    async def send(self, feed: F, subscription: BarSubscription[S], since: int, until: Cursor) -> bool:
+        """Sends the closed bars of `[since, until.next_ms)` as snapshots.
+
+        A history that cannot be had is told as a gap; the answer says whether all of it was sent.
+        """
+        complete = True
+        while True:
+            page = await self.page(feed, subscription.series, since, until)
+            await subscription.send(page.messages)
+            complete = complete and page.is_complete
+            since = page.end_ms
+            if since >= until.next_ms:
+                return complete
+
+    async def resume(
+        self,
+        feed: F,
+        subscription: BarSubscription[S],
+        cursor: Cursor,
+        replay: Replay | None,
+        until: Cursor,
+    ) -> bool:
+        """Sends what a client has missed since `cursor`; False if it may lack something even so."""
+        if replay is None:
+            series = subscription.series
+            question = _Question(_base(feed, series), series, MIN_MS, cursor, is_of_changes=True)
+            changes = await self._page(feed, series, question)
+            await _send_all(subscription, changes.messages)
+            is_whole = await self.send(feed, subscription, cursor.next_ms, until)
+            return is_whole and changes.is_complete
+        whole_ms, messages = replay
+        complete = True
+        if cursor.next_ms < whole_ms:
+            # It left in the middle of its history.
+            complete = await self.send(
+                feed, subscription, cursor.next_ms, cursor._replace(next_ms=whole_ms)
+            )
+        await _send_all(subscription, messages)
+        return complete
+
     def changed(self, change: Change | None) -> None:
         """Forgets pages in which a bar has changed."""
-        for question in [one for one in self._kept if _touches(change, one)]:
+        self._forget(lambda question: _touches(change, question))
+
+    def forget(self, series: S) -> None:
+        """Forgets the pages of `series`."""
+        self._forget(lambda question: question.series == series)
+
+    def _forget(self, touches: Callable[[_Question], bool]) -> None:
+        for question in [one for one in self._kept if touches(one)]:
             del self._kept[question]
         for question, reading in self._reading.items():
-            reading.is_stale |= _touches(change, question)
+            reading.is_stale |= touches(question)
 
-    async def _read(self, feed: Feed, question: _Question) -> Page:
+    async def _read(self, feed: F, series: S, question: _Question) -> Page:
         reading = self._reading[question] = _Reading()
         page: Page | None = None
         try:
             places = self._places.setdefault(feed.provider.name, asyncio.Semaphore(_AT_ONCE))
             async with places:
-                page = await self._fresh(feed, question)
+                page = await self._fresh(feed, series, question)
         finally:
             del self._reading[question]
             reading.page.set_result(page)
@@ -105,13 +152,15 @@ class Pages:
                 self._kept.popitem(last=False)
         return page
 
-    async def _fresh(self, feed: Feed, question: _Question) -> Page:
-        _, series, since, until, is_of_changes = question
-        if is_of_changes:
-            told = await missed(self._storage, self._past, feed, series, until)
+    async def _fresh(self, feed: F, series: S, question: _Question) -> Page:
+        since, until = question.since, question.until
+        if question.is_of_changes:
+            told = None if self._missed is None else await self._missed(feed, series, until)
             return Page(told or [], until.next_ms, told is not None)
         try:
-            past = await self._past.past(feed, series, since=since, before=until.next_ms, limit=_PAGE)
+            past = await self._past.past(
+                feed, series, since=since, before=until.next_ms, limit=self._most
+            )
         except MarketdError:
             past = PastBars([], until.next_ms, [Gap(since, until.next_ms, Reason.FEED_DOWN)])
         end_ms = max(past.end_ms, since)
@@ -119,6 +168,16 @@ class Pages:
         snapshot = snapshot_message(series, past.bars, complete=not past.gaps, cursor=cursor)
         gaps = [gap_message(series, gap) for gap in past.gaps]
         return Page([snapshot, *gaps], end_ms, not past.gaps)
+
+
+def _base(feed: Feed | TickFeed, series: BarStream) -> BarStream:
+    """What is stored of `series`."""
+    return feed.series if isinstance(feed, Feed) else series
+
+
+async def _send_all(subscription: BarSubscription[S], messages: Sequence[Message]) -> None:
+    for first in range(0, len(messages), _MESSAGES_AT_ONCE):
+        await subscription.send(messages[first : first + _MESSAGES_AT_ONCE])
 
 
 def _touches(change: Change | None, question: _Question) -> bool:

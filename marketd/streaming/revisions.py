@@ -17,7 +17,7 @@ from marketd.streaming.ring import Cursor
 _MOST = 1_000
 
 
-async def whole(past: Past, feed: Feed, series: Series, bucket_ms: int) -> Bar | None:
+async def whole(past: Past[Feed, Series], feed: Feed, series: Series, bucket_ms: int) -> Bar | None:
     """The bar of `series` that opens at that time of the past; None while a part of it is missing."""
     end_ms = series.timeframe.end(bucket_ms)
     found = await past.past(feed, series, since=bucket_ms, before=end_ms, limit=1)
@@ -25,7 +25,7 @@ async def whole(past: Past, feed: Feed, series: Series, bucket_ms: int) -> Bar |
 
 
 async def missed(
-    storage: Storage, past: Past, feed: Feed, series: Series, cursor: Cursor
+    storage: Storage, past: Past[Feed, Series], feed: Feed, series: Series, cursor: Cursor
 ) -> list[Message] | None:
     """What has become since `cursor` of the bars before it; None if that cannot be told.
 
@@ -49,7 +49,9 @@ async def missed(
     ]
 
 
-async def _derived(past: Past, feed: Feed, series: Series, changed: list[Revision]) -> list[Revision]:
+async def _derived(
+    past: Past[Feed, Series], feed: Feed, series: Series, changed: list[Revision]
+) -> list[Revision]:
     """The buckets that hold these base bars."""
     revs: dict[int, int] = {}
     for bar, rev in changed:

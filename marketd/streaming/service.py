@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -17,17 +17,16 @@ from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import FEED_STATES, Event, HealthEvent
 from marketd.streaming.front import Front
-from marketd.streaming.messages import Message
 from marketd.streaming.needs import History
 from marketd.streaming.pages import Pages
-from marketd.streaming.revisions import whole
+from marketd.streaming.revisions import missed, whole
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import BarSubscription, Stream
 from marketd.supervisor import Supervisor
 
 _RETRY_S = 2.0
-# How many messages of a replay are sent at once.
-_AT_ONCE = 100
+# How many bars of history are sent at once.
+_PAGE = 2_000
 
 
 class Worker(Protocol):
@@ -96,7 +95,7 @@ class SubscriptionService:
         self._workers = workers
         self._ring_size = ring
         self._broadcast = broadcast
-        self._pages = Pages(history, storage)
+        self._pages = Pages(history, _PAGE, missed=partial(missed, storage, history))
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
 
@@ -107,7 +106,7 @@ class SubscriptionService:
         )
 
     def subscribe(
-        self, feed: Feed, subscription: BarSubscription, resume: Cursor | None = None
+        self, feed: Feed, subscription: BarSubscription[Series], resume: Cursor | None = None
     ) -> Joined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
         upstream = self._upstreams.get(feed.series) or self._follow(feed)
@@ -121,7 +120,7 @@ class SubscriptionService:
             subscription.keep(message)
         return Joined(stream.cursor, None if resume is None else stream.ring.replay(resume))
 
-    def unsubscribe(self, feed: Feed, subscription: BarSubscription) -> None:
+    def unsubscribe(self, feed: Feed, subscription: BarSubscription[Series]) -> None:
         """Removes a subscription; a stream without another ends after the linger time."""
         upstream = self._upstreams[feed.series]
         stream = upstream.streams[subscription.series]
@@ -131,57 +130,24 @@ class SubscriptionService:
             stream.ending = loop.call_later(self._linger_s, self._end, upstream, stream)
 
     async def catch_up(
-        self, feed: Feed, subscription: BarSubscription, since: int, until: Cursor
+        self, feed: Feed, subscription: BarSubscription[Series], since: int, joined: Joined
     ) -> bool:
-        """Sends the closed bars of `[since, until.next_ms)` as snapshots, to who has no others.
-
-        A history that cannot be had is told as a gap; the answer says whether all of it was sent.
-        """
-        until = await self._numbered(feed, until)
-        return await self._send_history(feed, subscription, since, until)
-
-    async def _send_history(
-        self, feed: Feed, subscription: BarSubscription, since: int, until: Cursor
-    ) -> bool:
-        complete = True
-        while True:
-            page = await self._pages.page(feed, subscription.series, since, until)
-            await subscription.send(page.messages)
-            complete = complete and page.is_complete
-            since = page.end_ms
-            if since >= until.next_ms:
-                return complete
+        """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
+        return await self._pages.send(feed, subscription, since, await self._numbered(feed, joined))
 
     async def resume(
-        self, feed: Feed, subscription: BarSubscription, cursor: Cursor, joined: Joined
+        self, feed: Feed, subscription: BarSubscription[Series], cursor: Cursor, joined: Joined
     ) -> bool:
-        """Sends what a client has missed since `cursor`; False if it may lack something even so."""
-        if joined.replay is None:
-            # The store has every closed bar, and knows which of those before have changed.
-            until = await self._numbered(feed, joined.cursor)
-            changes = await self._pages.missed(feed, subscription.series, cursor)
-            await self._send(subscription, changes.messages)
-            is_whole = await self._send_history(feed, subscription, cursor.next_ms, until)
-            return is_whole and changes.is_complete
-        whole_ms, messages = joined.replay
-        complete = True
-        if cursor.next_ms < whole_ms:
-            # It left in the middle of its history.
-            until = cursor._replace(next_ms=whole_ms)
-            complete = await self._send_history(feed, subscription, cursor.next_ms, until)
-        await self._send(subscription, messages)
-        return complete
+        """Sends what a client has missed since `cursor`; see Pages.resume."""
+        until = await self._numbered(feed, joined)
+        return await self._pages.resume(feed, subscription, cursor, joined.replay, until)
 
-    async def _numbered(self, feed: Feed, cursor: Cursor) -> Cursor:
-        """The cursor of who is told everything from now on: its number is known before that is read."""
-        if cursor.number is None:
-            front = self._upstreams[feed.series].worker.front
-            cursor = cursor._replace(number=await front.known())
-        return cursor
-
-    async def _send(self, subscription: BarSubscription, messages: Sequence[Message]) -> None:
-        for first in range(0, len(messages), _AT_ONCE):
-            await subscription.send(messages[first : first + _AT_ONCE])
+    async def _numbered(self, feed: Feed, joined: Joined) -> Cursor:
+        """The cursor of a client that has all before live: its number is known before that is read."""
+        if joined.cursor.number is not None:
+            return joined.cursor
+        front = self._upstreams[feed.series].worker.front
+        return joined.cursor._replace(number=await front.known())
 
     def feeds(self, provider: str) -> dict[str, int]:
         """How many series of a provider are followed, by the state of their feed."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Generic
 
 from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
 from marketd.streaming.broadcast import BroadcastManager, Channel, Subscription
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import BarEvent, ChangesTold, Event, HealthEvent, News, Progress
-from marketd.streaming.messages import Message, event_message
+from marketd.streaming.messages import Message, S, event_message
 from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor, Ring
 
@@ -20,12 +21,12 @@ _REVS_KEPT = 1_000
 _MOST_WAITING = 10_000
 
 
-class BarSubscription(Subscription):
+class BarSubscription(Subscription, Generic[S]):
     """One client's subscription to a stream of bars."""
 
     __slots__ = ("series",)
 
-    def __init__(self, series: Series, outbox: Outbox) -> None:
+    def __init__(self, series: S, outbox: Outbox) -> None:
         super().__init__(outbox)
         self.series = series
 

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from marketd.domain.bar import Tick
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import TimeRange
 from marketd.streaming.broadcast import BroadcastManager, Channel, Subscription
-from marketd.streaming.events import HealthEvent, TapeNews, TickEvent
+from marketd.streaming.events import GapEvent, HealthEvent, TapeNews, TickEvent
 from marketd.streaming.messages import Message, tape_message
 from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor, Ring
 
 # The most trades that wait for a client which catches up.
 _MOST_WAITING = 100_000
+
+
+class TapeListener(Protocol):
+    """Who is told of an instrument's trades within this process. Nothing here blocks."""
+
+    def stored(self, ticks: Sequence[Tick], seq: int) -> None:
+        """Takes trades, ascending, that are new in the store, also of the past; see TickEvent."""
+
+    def take(self, event: GapEvent | HealthEvent) -> None:
+        """Takes what else has happened."""
 
 
 class TapeSubscription(Subscription):
@@ -76,6 +87,7 @@ class TapeStream:
         self.ring = Ring(ring_size, since_ms)
         self.health = HealthEvent("live", "")
         self.channel = Channel(broadcast)
+        self.listeners: set[TapeListener] = set()
         self._since_ms = since_ms
         # Given the time of a trade, once its clients have been written to.
         self._on_written = on_written
@@ -90,6 +102,8 @@ class TapeStream:
 
         Of those that no stream has said, what is older than this one is history's.
         """
+        for listener in self.listeners:
+            listener.stored(ticks, seq)
         if not is_live:
             ticks = [tick for tick in ticks if tick[0] >= self._since_ms]
         if ticks:
@@ -99,10 +113,12 @@ class TapeStream:
                 # Clients are written to in this turn of the loop, before what is due after that.
                 asyncio.get_running_loop().call_soon(self._on_written, ticks[-1][0])
 
-    def take(self, event: TapeNews) -> None:
+    def take(self, event: GapEvent | HealthEvent) -> None:
         """Publishes what else is to be said."""
         if isinstance(event, HealthEvent):
             self.health = event
+        for listener in self.listeners:
+            listener.take(event)
         self._publish(event)
 
     def greet(self, subscription: TapeSubscription) -> None:

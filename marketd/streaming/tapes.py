@@ -17,7 +17,7 @@ from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.events import FEED_STATES
 from marketd.streaming.messages import gap_message, ticks_snapshot_message
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.tape_stream import TapeStream, TapeSubscription
+from marketd.streaming.tape_stream import TapeListener, TapeStream, TapeSubscription
 from marketd.streaming.tape_worker import BarsBeside, Tape, TapeWorker
 from marketd.supervisor import Supervisor
 
@@ -98,9 +98,9 @@ class TapeService:
         self._request_timeout_s = request_timeout_ms / 1000
         self._upstreams: dict[Instrument, _Upstream] = {}
 
-    def check_room(self, instruments: Collection[Instrument]) -> None:
+    def check_room(self, instruments: Collection[Instrument], *, beside: int = 0) -> None:
         """LimitExceeded if the trades of these, too, would be too many to follow."""
-        self._broadcast.check_room(len(set(instruments) - self._upstreams.keys()))
+        self._broadcast.check_room(len(set(instruments) - self._upstreams.keys()) + beside)
 
     def subscribe(
         self, feed: TickFeed, subscription: TapeSubscription, resume: Cursor | None = None
@@ -109,12 +109,7 @@ class TapeService:
 
         Raises Unsupported where the provider has no stream of trades.
         """
-        if not feed.provider.streams_ticks:
-            raise Unsupported(f"{feed.provider.name} has no stream of trades.")
-        upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
-        if upstream.ending is not None:
-            upstream.ending.cancel()
-            upstream.ending = None
+        upstream = self._followed(feed)
         stream = upstream.stream
         stream.greet(subscription)
         replay = None if resume is None else stream.ring.replay(resume)
@@ -124,9 +119,24 @@ class TapeService:
         """Removes a subscription; without another, its upstream ends after the linger time."""
         upstream = self._upstreams[feed.instrument]
         upstream.stream.channel.remove(subscription)
-        if not upstream.stream.channel:
-            loop = asyncio.get_running_loop()
-            upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
+        self._end_if_left(upstream)
+
+    def listen(self, feed: TickFeed, listener: TapeListener) -> int:
+        """Tells `listener` what becomes of an instrument's trades; gives `known_ms`, see TapeJoined.
+
+        Raises Unsupported where the provider has no stream of trades.
+        """
+        upstream = self._followed(feed)
+        upstream.stream.listeners.add(listener)
+        if upstream.stream.health.state != "live":
+            listener.take(upstream.stream.health)
+        return upstream.worker.known_ms
+
+    def leave(self, feed: TickFeed, listener: TapeListener) -> None:
+        """Ends that; without anybody else, its upstream ends after the linger time."""
+        upstream = self._upstreams[feed.instrument]
+        upstream.stream.listeners.remove(listener)
+        self._end_if_left(upstream)
 
     async def catch_up(
         self, feed: TickFeed, subscription: TapeSubscription, since: int, joined: TapeJoined
@@ -192,6 +202,21 @@ class TapeService:
             if upstream.feed.provider.name == provider:
                 counts[upstream.stream.health.state] += 1
         return counts
+
+    def _followed(self, feed: TickFeed) -> _Upstream:
+        """The upstream of an instrument, which does not end now."""
+        if not feed.provider.streams_ticks:
+            raise Unsupported(f"{feed.provider.name} has no stream of trades.")
+        upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
+        if upstream.ending is not None:
+            upstream.ending.cancel()
+            upstream.ending = None
+        return upstream
+
+    def _end_if_left(self, upstream: _Upstream) -> None:
+        if not (upstream.stream.channel or upstream.stream.listeners):
+            loop = asyncio.get_running_loop()
+            upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
 
     def _follow(self, feed: TickFeed) -> _Upstream:
         provider = feed.provider

@@ -15,6 +15,7 @@ from marketd.plugins.loader import PluginLoader
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bars import TickBarService
 from marketd.web import docs_page, keys, openapi, validation
 from marketd.web.errors import Handler, errors
 from marketd.web.middlewares import measured, strict
@@ -39,6 +40,7 @@ def make_app(
     broadcast: BroadcastManager,
     subscriptions: SubscriptionService,
     tapes: TapeService,
+    tick_bars: TickBarService,
     metrics: Metrics,
     readiness: keys.Readiness,
     answers: ReadyAnswers,
@@ -56,6 +58,7 @@ def make_app(
     app[keys.LOADER] = loader
     app[keys.SUBSCRIPTIONS] = subscriptions
     app[keys.TAPES] = tapes
+    app[keys.TICK_BARS] = tick_bars
     app[keys.METRICS] = metrics
     app[keys.READINESS] = readiness
     app[keys.STREAM_CONFIG] = stream

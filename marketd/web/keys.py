@@ -15,6 +15,7 @@ from marketd.metrics import Metrics
 from marketd.plugins.loader import PluginLoader
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bars import TickBarService
 
 
 class Readiness(Protocol):
@@ -39,6 +40,7 @@ MARKET = web.AppKey("MARKET", MarketService)
 AGGREGATES = web.AppKey("AGGREGATES", Aggregates)
 LOADER = web.AppKey("LOADER", PluginLoader)
 SUBSCRIPTIONS = web.AppKey("SUBSCRIPTIONS", SubscriptionService)
+TICK_BARS = web.AppKey("TICK_BARS", TickBarService)
 TAPES = web.AppKey("TAPES", TapeService)
 METRICS = web.AppKey("METRICS", Metrics)
 READINESS = web.AppKey("READINESS", Readiness)

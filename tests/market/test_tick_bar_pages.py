@@ -168,4 +168,4 @@ async def test_where_nothing_was_traded_there_is_no_bar(storage: SQLiteStorage) 
     counting = Counting(storage)
     await counting.keep()
     for since in (None, NOW - 5 * S):
-        assert await counting.page(since=since, before=NOW) == TickBarsPage([], [], None)
+        assert await counting.page(since=since, before=NOW) == TickBarsPage([], [], False, None, None)

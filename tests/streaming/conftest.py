@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import StreamingPlugin, scripted
+from scripted import StreamingPlugin, TickingPlugin, scripted
+from taped_world import MakeTaped, TapeWorld
 from world import World
 
 from marketd.clock import ManualClock
@@ -48,6 +49,21 @@ async def make_world(storage: Storage) -> AsyncIterator[Callable[..., Any]]:
         clock = ManualClock(now_ms)
         plugin = scripted(bars, now_ms=now_ms, cls=cls, clock=clock, **options)
         worlds.append(World(storage, plugin, clock))  # type: ignore[arg-type]
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        await world.supervisor.stop()
+    await storage.close()
+
+
+@pytest.fixture
+async def make_taped(storage: Storage) -> AsyncIterator[MakeTaped]:
+    await storage.open()
+    worlds: list[TapeWorld] = []
+
+    def make(cls: type[Any] = TickingPlugin) -> TapeWorld:
+        worlds.append(TapeWorld(storage, cls))
         return worlds[-1]
 
     yield make

@@ -32,9 +32,9 @@ Make = Callable[..., Any]
 async def test_forming_then_closed_and_the_closed_bar_is_in_the_store_by_then(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     client = world.client()
-    subscription, cursor = world.subscribe(client)
+    subscription, joined = world.subscribe(client)
     subscription.go_live()
-    assert cursor.next_ms == START + 10 * M
+    assert joined.live_ms == START + 10 * M
     world.says(bar(10, close=50.0), closed=False)
     forming = await client.next("bar")
     assert (tuple(forming["bar"]), forming["closed"], forming["rev"]) == (bar(10, close=50.0), False, 0)
@@ -97,7 +97,7 @@ async def test_a_closed_bar_that_is_not_told_yet_counts_for_the_gate_of_backgrou
 async def test_history_and_live_join_without_a_hole_or_a_repeat(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     client = world.client()
-    subscription, cursor = world.subscribe(client)
+    subscription, joined = world.subscribe(client)
     # The bar closes while the client still catches up.
     world.clock.set(START + 11 * M + 1)
     world.says(bar(10), closed=True)
@@ -106,7 +106,7 @@ async def test_history_and_live_join_without_a_hole_or_a_repeat(make_world: Make
     second, _ = world.subscribe(other)
     second.go_live()
     await other.closed(1)
-    assert await world.service.catch_up(world.feed, subscription, START + 3 * M, cursor)
+    assert await world.service.catch_up(world.feed, subscription, START + 3 * M, joined)
     subscription.go_live()
     snapshot = await client.next()
     assert snapshot["type"] == "snapshot"
@@ -322,8 +322,8 @@ async def test_a_history_that_fails_is_a_gap_and_live_goes_on(make_world: Make) 
 
     world.plugin.answers = [fail]
     client = world.client()
-    subscription, cursor = world.subscribe(client)
-    assert not await world.service.catch_up(world.feed, subscription, START, cursor)
+    subscription, joined = world.subscribe(client)
+    assert not await world.service.catch_up(world.feed, subscription, START, joined)
     subscription.go_live()
     snapshot = await client.next("snapshot")
     assert (snapshot["bars"], snapshot["complete"]) == ([], False)

@@ -66,7 +66,7 @@ class Reader:
         elif self._client is None:
             self._client = self._world.client()
             cursor = Cursor.parse(self._cursor, field="resume")
-            self._subscription, joined = self._world.rejoin(self._client, self.timeframe, cursor)
+            self._subscription, joined = self._world.subscribe(self._client, self.timeframe, cursor)
             self._joining = asyncio.create_task(self._resume(cursor, joined))
 
     def read(self) -> dict[int, Bar]:
@@ -98,15 +98,15 @@ class Reader:
 
     def _join(self, since_ms: int | None) -> int:
         self._client = self._world.client()
-        self._subscription, cursor = self._world.subscribe(self._client, self.timeframe)
+        self._subscription, joined = self._world.subscribe(self._client, self.timeframe)
         # Who asks for history has nothing until that comes.
-        self._cursor = cursor.token() if since_ms is None else ""
-        self._joining = asyncio.create_task(self._catch_up(since_ms, cursor))
-        return cursor.next_ms if since_ms is None else since_ms
+        self._cursor = joined.cursor.token() if since_ms is None else ""
+        self._joining = asyncio.create_task(self._catch_up(since_ms, joined))
+        return joined.live_ms if since_ms is None else since_ms
 
-    async def _catch_up(self, since_ms: int | None, cursor: Cursor) -> None:
+    async def _catch_up(self, since_ms: int | None, joined: Any) -> None:
         if since_ms is not None:
-            await self._world.service.catch_up(self._world.feed, self._subscription, since_ms, cursor)
+            await self._world.service.catch_up(self._world.feed, self._subscription, since_ms, joined)
         self._subscription.go_live()
 
     async def _resume(self, cursor: Cursor, joined: Any) -> None:

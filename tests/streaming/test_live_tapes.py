@@ -4,129 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import INSTRUMENT, START, RememberingPlugin, TickingPlugin, bar, provider_of, scripted
+from scripted import START, RememberingPlugin, TickingPlugin, bar
+from taped_world import STALL, MakeTaped, S, TapeWorld, passing, tick, trades
 from world import Client
 
-from marketd.clock import ManualClock
-from marketd.domain.bar import Bar, Tick
+from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered, Gap, Reason
 from marketd.domain.errors import ProviderFailed, StorageFailed, Unsupported
-from marketd.domain.timerange import MAX_MS, TimeRange
-from marketd.market.tapes import Tapes
-from marketd.metrics import Metrics
-from marketd.plugins.feed import TickFeed
 from marketd.storage.sqlite import SQLiteStorage
-from marketd.streaming.broadcast import BroadcastManager
-from marketd.streaming.ring import Cursor
-from marketd.streaming.tape_stream import TapeSubscription
-from marketd.streaming.tapes import TapeService
-from marketd.supervisor import Supervisor
-
-S = 1_000
-STALL = 30 * S
-EVER = TimeRange(0, MAX_MS)
-
-
-def tick(ms: int, trade_id: str | None = None, price: float = 100.0) -> Tick:
-    return (START + ms, price, 0.5, "buy", str(ms) if trade_id is None else trade_id)
-
-
-class World:
-    """One instrument's trades, of a provider whose words and clock the test has."""
-
-    def __init__(self, storage: SQLiteStorage, cls: type[Any] = TickingPlugin) -> None:
-        self.clock = ManualClock(START)
-        self.plugin: Any = scripted([], now_ms=START, cls=cls, clock=self.clock)
-        self.feed = TickFeed(provider_of(self.plugin), INSTRUMENT)
-        self.storage = storage
-        self.metrics = Metrics()
-        self.tapes = Tapes(storage, self.metrics)
-        self.supervisor = Supervisor(self.metrics)
-        self.broadcast = BroadcastManager(self.metrics, most_channels=100)
-        self.bars: list[Bar] = []
-        self.service = TapeService(
-            tapes=self.tapes,
-            bars=self,
-            broadcast=self.broadcast,
-            supervisor=self.supervisor,
-            metrics=self.metrics,
-            linger_ms=20,
-            stall_ms=STALL,
-            ring=5,
-            request_timeout_ms=2_000,
-        )
-
-    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
-        return list(self.bars)
-
-    async def join(
-        self, client: Client, since: int | None = None, resume: str | None = None
-    ) -> tuple[TapeSubscription, bool]:
-        cursor = Cursor.parse(resume, field="resume") if resume else None
-        subscription = TapeSubscription(INSTRUMENT, client.outbox)
-        joined = self.service.subscribe(self.feed, subscription, cursor)
-        recovered = True
-        if cursor is not None:
-            recovered = await self.service.resume(self.feed, subscription, cursor, joined)
-        elif since is not None:
-            recovered = await self.service.catch_up(self.feed, subscription, since, joined)
-        subscription.go_live()
-        return subscription, recovered
-
-    def says(self, *ticks: Tick, at: int | None = None) -> None:
-        self.clock.set(max(self.clock.now_ms(), START + at if at is not None else ticks[-1][0]))
-        self.plugin.batches.put_nowait(list(ticks))
-
-    async def stored(self) -> list[Tick]:
-        return (await self.storage.read_ticks(INSTRUMENT, EVER, limit=10_000)).ticks
-
-    async def coverage(self) -> list[Covered]:
-        return (await self.storage.read_ticks(INSTRUMENT, EVER, limit=0)).coverage
-
-
-async def trades(client: Client, count: int) -> list[Tick]:
-    """The next trades, of history or live."""
-    found: list[Tick] = []
-    while len(found) < count:
-        message = await client.next()
-        found += [tuple(one) for one in message.get("ticks", ())]
-    return found
-
-
-async def passing(clock: ManualClock, step_ms: int = 500) -> None:
-    """Lets the provider's time pass quickly."""
-    while True:
-        clock.advance(step_ms)
-        await asyncio.sleep(0.002)
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Callable[..., World]]:
-    storage = SQLiteStorage(tmp_path / "ticks.db")
-    await storage.open()
-    worlds: list[World] = []
-
-    def one(cls: type[Any] = TickingPlugin) -> World:
-        worlds.append(World(storage, cls))
-        return worlds[-1]
-
-    yield one
-    for world in worlds:
-        await world.supervisor.stop()
-    await storage.close()
 
 
 async def test_a_trade_is_stored_and_then_told_to_everybody_by_one_upstream(
-    make: Callable[..., World],
+    make_taped: MakeTaped,
 ) -> None:
-    world = make()
+    world = make_taped()
     clients = [Client(world.broadcast) for _ in range(20)]
     for client in clients:
         await world.join(client)
@@ -140,9 +37,9 @@ async def test_a_trade_is_stored_and_then_told_to_everybody_by_one_upstream(
 
 
 async def test_it_is_counted_who_subscribes_and_how_late_a_trade_is_told(
-    make: Callable[..., World],
+    make_taped: MakeTaped,
 ) -> None:
-    world = make()
+    world = make_taped()
     clients = [Client(world.broadcast) for _ in range(3)]
     for client in clients:
         await world.join(client)
@@ -158,8 +55,8 @@ async def test_it_is_counted_who_subscribes_and_how_late_a_trade_is_told(
     assert value("tick_lag_seconds_sum", provider="test") == pytest.approx(0.1)
 
 
-async def test_the_upstream_ends_some_time_after_its_last_client(make: Callable[..., World]) -> None:
-    world = make()
+async def test_the_upstream_ends_some_time_after_its_last_client(make_taped: MakeTaped) -> None:
+    world = make_taped()
     client = Client(world.broadcast)
     subscription, _ = await world.join(client)
     world.says(tick(1))
@@ -170,8 +67,8 @@ async def test_the_upstream_ends_some_time_after_its_last_client(make: Callable[
     assert world.service.feeds("test")["live"] == 0
 
 
-async def test_a_trade_that_is_told_again_is_known_by_its_id(make: Callable[..., World]) -> None:
-    world = make()
+async def test_a_trade_that_is_told_again_is_known_by_its_id(make_taped: MakeTaped) -> None:
+    world = make_taped()
     client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10, "a"), tick(20, "b"))
@@ -180,8 +77,8 @@ async def test_a_trade_that_is_told_again_is_known_by_its_id(make: Callable[...,
     assert [one[4] for one in await trades(client, 4)] == ["a", "b", "c", "d"]
 
 
-async def test_trades_without_an_id_that_are_alike_are_all_told(make: Callable[..., World]) -> None:
-    world = make()
+async def test_trades_without_an_id_that_are_alike_are_all_told(make_taped: MakeTaped) -> None:
+    world = make_taped()
     client = Client(world.broadcast)
     await world.join(client)
     for _ in range(3):
@@ -191,8 +88,8 @@ async def test_trades_without_an_id_that_are_alike_are_all_told(make: Callable[.
     assert len(await world.stored()) == 4
 
 
-async def test_a_connection_proves_the_time_between_its_trades(make: Callable[..., World]) -> None:
-    world = make()
+async def test_a_connection_proves_the_time_between_its_trades(make_taped: MakeTaped) -> None:
+    world = make_taped()
     client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10))
@@ -203,9 +100,9 @@ async def test_a_connection_proves_the_time_between_its_trades(make: Callable[..
 
 
 async def test_without_a_history_what_a_lost_connection_missed_is_told_as_a_gap(
-    make: Callable[..., World],
+    make_taped: MakeTaped,
 ) -> None:
-    world = make()
+    world = make_taped()
     client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10), tick(20))
@@ -218,8 +115,8 @@ async def test_without_a_history_what_a_lost_connection_missed_is_told_as_a_gap(
     assert (await client.next("status"))["state"] == "live"
 
 
-async def test_with_a_history_what_was_missed_is_fetched_and_told(make: Callable[..., World]) -> None:
-    world = make(RememberingPlugin)
+async def test_with_a_history_what_was_missed_is_fetched_and_told(make_taped: MakeTaped) -> None:
+    world = make_taped(RememberingPlugin)
     client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10), tick(20))
@@ -240,9 +137,9 @@ async def test_with_a_history_what_was_missed_is_fetched_and_told(make: Callable
 
 @pytest.mark.parametrize("cls", [TickingPlugin, RememberingPlugin])
 async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
-    make: Callable[..., World], cls: type[Any]
+    make_taped: MakeTaped, cls: type[Any]
 ) -> None:
-    world = make(cls)
+    world = make_taped(cls)
     client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(10), tick(20))
@@ -266,7 +163,7 @@ async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
     clock.cancel()
 
 
-async def bars_going_on(world: World) -> None:
+async def bars_going_on(world: TapeWorld) -> None:
     count = 0
     while True:
         count += 1
@@ -288,7 +185,7 @@ class Faulty(SQLiteStorage):
 async def test_while_the_store_is_away_trades_wait_and_nothing_is_told(tmp_path: Path) -> None:
     storage = Faulty(tmp_path / "ticks.db")
     await storage.open()
-    world = World(storage)
+    world = TapeWorld(storage)
     client = Client(world.broadcast)
     await world.join(client)
     world.says(tick(1))
@@ -305,9 +202,9 @@ async def test_while_the_store_is_away_trades_wait_and_nothing_is_told(tmp_path:
 
 
 async def test_what_was_missed_is_replayed_with_the_late_or_read_from_the_store(
-    make: Callable[..., World],
+    make_taped: MakeTaped,
 ) -> None:
-    world = make()
+    world = make_taped()
     client = Client(world.broadcast)
     subscription, _ = await world.join(client)
     world.says(tick(10))
@@ -329,15 +226,15 @@ async def test_what_was_missed_is_replayed_with_the_late_or_read_from_the_store(
     world.service.unsubscribe(world.feed, subscription)
 
 
-async def test_who_has_no_stream_of_trades_says_so(make: Callable[..., World]) -> None:
-    world = make()
+async def test_who_has_no_stream_of_trades_says_so(make_taped: MakeTaped) -> None:
+    world = make_taped()
     world.plugin.has_tick_stream = False
     with pytest.raises(Unsupported, match="no stream of trades"):
         await world.join(Client(world.broadcast))
 
 
-async def test_a_snapshot_tells_what_is_not_known_of_the_past(make: Callable[..., World]) -> None:
-    world = make()
+async def test_a_snapshot_tells_what_is_not_known_of_the_past(make_taped: MakeTaped) -> None:
+    world = make_taped()
     known = Covered(START - 50, START - 20, Reason.DATA)
     await world.tapes.keep(world.feed, [tick(-30)], [known])
     client = Client(world.broadcast)
@@ -362,7 +259,7 @@ def test_history_and_live_join_without_a_hole_or_a_duplicate(
     async def check(path: Path) -> None:
         storage = SQLiteStorage(path / "ticks.db")
         await storage.open()
-        world = World(storage, RememberingPlugin if has_history else TickingPlugin)
+        world = TapeWorld(storage, RememberingPlugin if has_history else TickingPlugin)
         clients = [Client(world.broadcast)]
         joins = [asyncio.create_task(world.join(clients[0], since=START))]
         said: list[Tick] = []

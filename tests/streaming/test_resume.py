@@ -30,7 +30,7 @@ def goes_on(world: Any, minute: int, **changed: float) -> None:
 async def back(world: Any, cursor: Cursor, timeframe: Timeframe = MINUTE) -> tuple[Any, bool]:
     """A client that comes back with its cursor, and whether it has been told all that it missed."""
     client = world.client()
-    subscription, joined = world.rejoin(client, timeframe, cursor)
+    subscription, joined = world.subscribe(client, timeframe, cursor)
     recovered = await world.service.resume(world.feed, subscription, cursor, joined)
     subscription.go_live()
     return client, recovered
@@ -41,7 +41,7 @@ async def test_closed_bars_and_corrections_are_replayed_without_a_look_into_the_
 ) -> None:
     world = make_world(HISTORY, NOW)
     watching = world.client()
-    subscription, cursor = world.subscribe(watching)
+    subscription, (cursor, _) = world.subscribe(watching)
     subscription.go_live()
     goes_on(world, 10)
     goes_on(world, 11)
@@ -61,7 +61,7 @@ async def test_a_client_that_left_in_the_middle_of_its_history_gets_the_rest_of_
 ) -> None:
     world = make_world(HISTORY, NOW)
     watching = world.client()
-    subscription, cursor = world.subscribe(watching)
+    subscription, (cursor, _) = world.subscribe(watching)
     subscription.go_live()
     goes_on(world, 10)
     await watching.closed(1)
@@ -131,7 +131,7 @@ async def test_where_nobody_can_know_what_has_changed_that_is_said(make_world: M
 async def test_a_stream_that_was_made_of_another_is_replayed_too(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     watching = world.client()
-    subscription, cursor = world.subscribe(watching, FIVE)
+    subscription, (cursor, _) = world.subscribe(watching, FIVE)
     subscription.go_live()
     for minute in range(10, 20):
         goes_on(world, minute)

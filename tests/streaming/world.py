@@ -120,19 +120,15 @@ class World:
     def client(self) -> Client:
         return Client(self.broadcast)
 
-    def subscribe(self, client: Client, timeframe: Timeframe = MINUTE) -> tuple[BarSubscription, Cursor]:
-        subscription = BarSubscription(Series(INSTRUMENT, timeframe), client.outbox)
-        return subscription, self.service.subscribe(self.feed, subscription).cursor
-
-    def rejoin(
-        self, client: Client, timeframe: Timeframe, cursor: Cursor
-    ) -> tuple[BarSubscription, Joined]:
+    def subscribe(
+        self, client: Client, timeframe: Timeframe = MINUTE, cursor: Cursor | None = None
+    ) -> tuple[BarSubscription[Series], Joined]:
         subscription = BarSubscription(Series(INSTRUMENT, timeframe), client.outbox)
         return subscription, self.service.subscribe(self.feed, subscription, cursor)
 
-    async def join(self, client: Client, timeframe: Timeframe, since: int) -> BarSubscription:
-        subscription, cursor = self.subscribe(client, timeframe)
-        await self.service.catch_up(self.feed, subscription, since, cursor)
+    async def join(self, client: Client, timeframe: Timeframe, since: int) -> BarSubscription[Series]:
+        subscription, joined = self.subscribe(client, timeframe)
+        await self.service.catch_up(self.feed, subscription, since, joined)
         subscription.go_live()
         return subscription
 

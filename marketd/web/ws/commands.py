@@ -9,12 +9,13 @@ import ormsgpack
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 from marketd.domain.errors import InvalidInput, LimitExceeded
+from marketd.domain.tickframe import Tickframe
 from marketd.streaming.messages import Format
 from marketd.web.schemas import (
+    AnyFrameText,
     Input,
     Text,
     Time,
-    TimeframeText,
     market_field,
     provider_field,
     reasons,
@@ -49,7 +50,7 @@ class _Streams(_Command):
         validate=validate.Length(1, error="has to name at least one symbol."),
         error_messages=reasons("has to be a list of symbols."),
     )
-    timeframe = TimeframeText()
+    timeframe = AnyFrameText()
     params = fields.Dict(
         fields.String(),
         fields.String(error_messages=reasons("holds something that is not text.")),
@@ -62,6 +63,8 @@ class _Streams(_Command):
         if data["channel"] == "bars":
             if "timeframe" not in data:
                 raise ValidationError("is missing.", "timeframe")
+            if data["params"] and isinstance(data["timeframe"], Tickframe):
+                raise ValidationError("is for bars of time, not of trades.", "params")
             return
         for field in ("timeframe", "params"):
             if data.get(field):

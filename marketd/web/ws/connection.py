@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import WSMsgType, web
 
 from marketd.config import StreamConfig
 from marketd.domain.errors import Conflict, InvalidInput, LimitExceeded, MarketdError
-from marketd.domain.instrument import Instrument, Series
+from marketd.domain.instrument import Instrument, TickSeries
+from marketd.domain.tickframe import Tickframe
 from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
-from marketd.plugins.feed import Feed, TickFeed
-from marketd.streaming.messages import Format, Message, names
+from marketd.streaming.broadcast import Subscription
+from marketd.streaming.messages import Format, Message, StreamName, names
 from marketd.streaming.outbox import Outbox, Postman
 from marketd.streaming.ring import Cursor
-from marketd.streaming.service import Joined, SubscriptionService
+from marketd.streaming.service import SubscriptionService
 from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tape_stream import TapeSubscription
-from marketd.streaming.tapes import TapeJoined, TapeService
+from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bars import TickBarService
 from marketd.supervisor import cancel_all
 from marketd.web.ws.commands import decode, validated
 from marketd.web.ws.limits import MessageRate
@@ -38,6 +40,16 @@ class _Followed(NamedTuple):
     catching_up: asyncio.Task[None]
 
 
+class _Service(Protocol):
+    """Whoever has streams of one kind, each with its own feeds and subscriptions."""
+
+    def check_room(self, streams: Any) -> None: ...
+    def subscribe(self, feed: Any, subscription: Any, resume: Cursor | None) -> Any: ...
+    def unsubscribe(self, feed: Any, subscription: Any) -> None: ...
+    async def catch_up(self, feed: Any, subscription: Any, since: int, joined: Any) -> bool: ...
+    async def resume(self, feed: Any, subscription: Any, cursor: Cursor, joined: Any) -> bool: ...
+
+
 class Connection:
     """A connected client. `run` returns when it has gone, however it went."""
 
@@ -51,6 +63,7 @@ class Connection:
         market: MarketService,
         subscriptions: SubscriptionService,
         tapes: TapeService,
+        tick_bars: TickBarService,
         limits: StreamConfig,
         metrics: Metrics,
     ) -> None:
@@ -60,6 +73,7 @@ class Connection:
         self._market = market
         self._subscriptions = subscriptions
         self._tapes = tapes
+        self._tick_bars = tick_bars
         self._limits = limits
         self._metrics = metrics
         self._outbox = Outbox(
@@ -73,7 +87,7 @@ class Connection:
         )
         self._rate = MessageRate(limits.max_rate)
         self._cutting: asyncio.Task[None] | None = None
-        self._followed: dict[Series | Instrument, _Followed] = {}
+        self._followed: dict[StreamName, _Followed] = {}
 
     async def run(self) -> None:
         """Serves the client until it leaves or is cut."""
@@ -120,8 +134,6 @@ class Connection:
             command_id = found[:64] if isinstance(found, str) else ""
             command = validated(raw, most_symbols=self._limits.max_symbols)
             match command["type"]:
-                case "subscribe" if command["channel"] == "ticks":
-                    await self._subscribe_ticks(command)
                 case "subscribe":
                     await self._subscribe(command)
                 case "unsubscribe":
@@ -140,63 +152,64 @@ class Connection:
         self._say({"type": "error", "id": command_id, "code": code, "message": message})
 
     async def _subscribe(self, command: dict[str, Any]) -> None:
-        # All of the streams that a command names, with the base series behind each, or an error.
-        streams = {name.series(): await self._market.feed(name) for name in _named(command)}
+        # All of the streams that a command names, or an error.
+        service, streams = await self._wanted(command)
         since, resume = self._admitted(command, streams)
-        self._subscriptions.check_room(streams)
+        service.check_room(streams)
         joins = []
         told = []
-        for series, feed in streams.items():
-            subscription = BarSubscription(series, self._outbox)
-            joined = self._subscriptions.subscribe(feed, subscription, resume)
-            joins.append((feed, subscription, joined))
-            told.append(names(series) | {"channel": "bars", "cursor": joined.cursor.token()})
+        for stream, feed in streams.items():
+            subscription = (
+                TapeSubscription(stream, self._outbox)
+                if isinstance(stream, Instrument)
+                else BarSubscription(stream, self._outbox)
+            )
+            joined = service.subscribe(feed, subscription, resume)
+            joins.append((stream, feed, subscription, joined))
+            told.append({"channel": "bars"} | names(stream) | {"cursor": joined.cursor.token()})
         self._say({"type": "subscribed", "id": command["id"], "streams": told})
-        for feed, subscription, joined in joins:
-            if resume is None:
-                joining = self._join(feed, subscription, joined, since)
-            else:
-                joining = self._resume(feed, subscription, joined, resume, command["id"])
-            leave = partial(self._subscriptions.unsubscribe, feed, subscription)
-            self._followed[subscription.series] = _Followed(leave, asyncio.create_task(joining))
+        for stream, feed, subscription, joined in joins:
+            joining = self._join(
+                service, stream, feed, subscription, joined, since, resume, command["id"]
+            )
+            leave = partial(service.unsubscribe, feed, subscription)
+            self._followed[stream] = _Followed(leave, asyncio.create_task(joining))
 
-    async def _subscribe_ticks(self, command: dict[str, Any]) -> None:
-        feeds = {one: await self._market.tick_feed(one) for one in _instruments(command)}
-        since, resume = self._admitted(command, feeds)
-        self._tapes.check_room(feeds)
-        joins = []
-        told = []
-        for instrument, feed in feeds.items():
-            subscription = TapeSubscription(instrument, self._outbox)
-            joined = self._tapes.subscribe(feed, subscription, resume)
-            joins.append((feed, subscription, joined))
-            told.append(names(instrument) | {"cursor": joined.cursor.token()})
-        self._say({"type": "subscribed", "id": command["id"], "streams": told})
-        for feed, subscription, joined in joins:
-            joining = self._join_tape(feed, subscription, joined, since, resume, command["id"])
-            leave = partial(self._tapes.unsubscribe, feed, subscription)
-            self._followed[feed.instrument] = _Followed(leave, asyncio.create_task(joining))
+    async def _wanted(self, command: dict[str, Any]) -> tuple[_Service, Mapping[StreamName, Any]]:
+        """The streams that a command names, with the feed behind each, and who has them."""
+        instruments = _instruments(command)
+        if command["channel"] == "ticks":
+            return self._tapes, {one: await self._market.tick_feed(one) for one in instruments}
+        frame = command["timeframe"]
+        if isinstance(frame, Tickframe):
+            return self._tick_bars, {
+                TickSeries(one, frame): await self._market.tick_feed(one) for one in instruments
+            }
+        named = [SeriesName(one, frame, command["params"]) for one in instruments]
+        return self._subscriptions, {name.series(): await self._market.feed(name) for name in named}
 
-    async def _join_tape(
+    async def _join(
         self,
-        feed: TickFeed,
-        subscription: TapeSubscription,
-        joined: TapeJoined,
+        service: _Service,
+        stream: StreamName,
+        feed: Any,
+        subscription: Subscription,
+        joined: Any,
         since: int | None,
         resume: Cursor | None,
         command_id: str,
     ) -> None:
         """History up to what live tells, or what was missed since a cursor, then live."""
         if since is not None:
-            await self._tapes.catch_up(feed, subscription, since, joined)
+            await service.catch_up(feed, subscription, since, joined)
         if resume is not None:
-            recovered = await self._tapes.resume(feed, subscription, resume, joined)
+            recovered = await service.resume(feed, subscription, resume, joined)
             answer = {"type": "resumed", "id": command_id, "recovered": recovered}
-            self._say(answer | names(feed.instrument))
+            self._say(answer | names(stream))
         subscription.go_live()
 
     def _admitted(
-        self, command: dict[str, Any], streams: Collection[Series | Instrument]
+        self, command: dict[str, Any], streams: Collection[StreamName]
     ) -> tuple[int | None, Cursor | None]:
         """From where a client that may have these streams wants them: a time, a cursor, or neither."""
         new = len(streams) + len(self._followed)
@@ -217,33 +230,8 @@ class Connection:
             raise InvalidInput("resume takes one symbol, and no since beside it.", field="resume")
         return None, Cursor.parse(command["resume"], field="resume")
 
-    async def _join(
-        self, feed: Feed, subscription: BarSubscription, joined: Joined, since: int | None
-    ) -> None:
-        """History up to where live is whole, then live."""
-        if since is not None:
-            await self._subscriptions.catch_up(feed, subscription, since, joined.cursor)
-        subscription.go_live()
-
-    async def _resume(
-        self,
-        feed: Feed,
-        subscription: BarSubscription,
-        joined: Joined,
-        cursor: Cursor,
-        command_id: str,
-    ) -> None:
-        """What was missed since `cursor`, then live."""
-        recovered = await self._subscriptions.resume(feed, subscription, cursor, joined)
-        answer = {"type": "resumed", "id": command_id, "recovered": recovered}
-        self._say(answer | names(subscription.series))
-        subscription.go_live()
-
     async def _unsubscribe(self, command: dict[str, Any]) -> None:
-        named: list[Series | Instrument] = [*_instruments(command)]
-        if command["channel"] == "bars":
-            named = [name.series() for name in _named(command)]
-        ended = [stream for stream in named if stream in self._followed]
+        ended = [stream for stream in _named(command) if stream in self._followed]
         for stream in ended:
             one = self._followed.pop(stream)
             one.leave()
@@ -318,7 +306,12 @@ def _instruments(command: dict[str, Any]) -> list[Instrument]:
     return [Instrument(command["market"], command["provider"], symbol) for symbol in command["symbols"]]
 
 
-def _named(command: dict[str, Any]) -> list[SeriesName]:
-    """The streams of bars in a command, one for each symbol."""
-    timeframe, params = command["timeframe"], command["params"]
-    return [SeriesName(one, timeframe, params) for one in _instruments(command)]
+def _named(command: dict[str, Any]) -> list[StreamName]:
+    """The streams in a command, one for each symbol."""
+    instruments = _instruments(command)
+    if command["channel"] == "ticks":
+        return [*instruments]
+    frame = command["timeframe"]
+    if isinstance(frame, Tickframe):
+        return [TickSeries(one, frame) for one in instruments]
+    return [SeriesName(one, frame, command["params"]).series() for one in instruments]

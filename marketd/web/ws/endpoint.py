@@ -14,7 +14,7 @@ from marketd.metrics import Metrics
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.messages import Format
 from marketd.web.errors import problem
-from marketd.web.keys import MARKET, STREAM_CONFIG, SUBSCRIPTIONS, TAPES
+from marketd.web.keys import MARKET, STREAM_CONFIG, SUBSCRIPTIONS, TAPES, TICK_BARS
 from marketd.web.schemas import NoQuery
 from marketd.web.validation import takes
 from marketd.web.ws.connection import Connection
@@ -62,6 +62,7 @@ class StreamEndpoint:
             market=app[MARKET],
             subscriptions=app[SUBSCRIPTIONS],
             tapes=app[TAPES],
+            tick_bars=app[TICK_BARS],
             limits=limits,
             metrics=self._metrics,
         )
