@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import cast
+from urllib.parse import urlsplit, urlunsplit
 
 from scripted import START, M, StreamingPlugin, bar, scripted
 from world import Client, World
@@ -22,6 +23,7 @@ from marketd.plugins import BarUpdate
 from marketd.storage.postgres import PostgresStorage
 from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
+from marketd.supervisor import cancel_all
 
 HISTORY = [bar(minute) for minute in range(10)]
 NOW = START + 10 * M + 20_000
@@ -69,6 +71,47 @@ class Leased(LocalLeases):
             raise BusAway("cut")
 
 
+class Way:
+    """The way to a database, over which nothing passes while it is silent; it goes on after that."""
+
+    def __init__(self, url: str) -> None:
+        self._end = urlsplit(url)
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._passing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self.url = ""
+
+    async def __aenter__(self) -> Way:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = urlunsplit(self._end).replace(f":{self._end.port}/", f":{port}/")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await cancel_all(self._passing)
+        for writer in self._passing.values():
+            writer.transport.abort()
+
+    def silence(self) -> None:
+        self._is_open.clear()
+
+    def open(self) -> None:
+        self._is_open.set()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._end.hostname, self._end.port)
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            self._passing[asyncio.create_task(self._pass(source, sink))] = sink
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await source.read(65_536):
+                await self._is_open.wait()
+                sink.write(data)
+        sink.close()
+
+
 class Listened(StreamingPlugin):
     """A plugin that knows whether its stream is listened to."""
 
@@ -87,12 +130,12 @@ class Listened(StreamingPlugin):
 class Node:
     """One node with one client of its one-minute bars."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, storage: PostgresStorage) -> None:
         self.name = name
         self.wire = Wire()
         self.talk = Wire()
         self.leases = Leased(cluster.hub, name, self.wire)
-        self.storage = PostgresStorage(cluster.url, connections=2)
+        self.storage = storage
         self.metrics = Metrics()
         self.nodes = Nodes(self.leases, self.storage, self.metrics, now_s=lambda: cluster.now_s)
         self.bus = Bus(cluster.hub, self.talk)
@@ -143,8 +186,11 @@ class Cluster:
         self.bars: list[Bar] = list(HISTORY)
         self.nodes: list[Node] = []
 
-    async def node(self) -> Node:
-        node = Node(self, f"node {len(self.nodes)}")
+    async def node(self, way: Way | None = None) -> Node:
+        """One more, perhaps with a way of its own to the database, which it has little patience with."""
+        url, patience_s = (self.url, 10) if way is None else (way.url, 2)
+        storage = PostgresStorage(url, connections=2, patience_s=patience_s)
+        node = Node(self, f"node {len(self.nodes)}", storage)
         self.nodes.append(node)
         await node.storage.open()
         return node
