@@ -1,6 +1,6 @@
 """1,000 clients that come back at once, each with a `since`: until the last has had all of its history.
 
-They ask for one series from ten different times, up to 2,000 minutes ago: a snapshot for each. Against a
+They ask for one series from ten different times, up to 1,900 minutes ago: a snapshot for each. Against a
 bare aiohttp handler that answers each client with a query and orjson. How often marketd reads bars for
 that is counted by its own metric, whether they are in memory or not: once for each time is enough.
 """
@@ -22,7 +22,7 @@ from bench.process import Server
 from bench.report import Row, alternate, faster, within
 from bench.series import MINUTE_MS, minute
 
-_CLIENTS, _POSITIONS, _MINUTES = 1_000, 10, 2_000
+_CLIENTS, _POSITIONS, _MINUTES = 1_000, 10, 1_900
 _NAMES = {"market": "crypto", "provider": "customer", "timeframe": "1m"}
 
 

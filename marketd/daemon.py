@@ -206,22 +206,6 @@ class Daemon:
             depth_ms=config.history.depth,
         )
         broadcast = BroadcastManager(self.metrics, most_channels=config.stream.max_streams)
-        subscriptions = SubscriptionService(
-            history=orchestrator,
-            storage=storage,
-            broadcast=broadcast,
-            supervisor=supervisor,
-            metrics=self.metrics,
-            linger_ms=config.stream.linger,
-            workers=partial(
-                partial(NodeWorker, others=others) if others else LoneWorker,
-                history=orchestrator,
-                storage=storage,
-                urgent=self.gate.urgent,
-                stall_ms=config.stream.stall,
-            ),
-            ring=config.stream.ring,
-        )
         tapes = Tapes(storage, self.metrics)
         reading = {
             "request_timeout_ms": config.server.request_timeout,
@@ -252,6 +236,23 @@ class Daemon:
             metrics=self.metrics,
             stall_ms=config.stream.stall,
             **following,
+        )
+        subscriptions = SubscriptionService(
+            history=orchestrator,
+            storage=storage,
+            broadcast=broadcast,
+            supervisor=supervisor,
+            metrics=self.metrics,
+            linger_ms=config.stream.linger,
+            workers=partial(
+                partial(NodeWorker, others=others) if others else LoneWorker,
+                history=orchestrator,
+                storage=storage,
+                tapes=followed_tapes,
+                urgent=self.gate.urgent,
+                stall_ms=config.stream.stall,
+            ),
+            ring=config.stream.ring,
         )
         tick_bars = TickBarService(tapes=followed_tapes, past=tick_bar_pages, **following)
         backfills = BackfillManager(

@@ -381,6 +381,20 @@ async def test_tail_into_a_pipe_is_a_plain_line_for_every_closed_bar(house: Hous
     assert [line[2:6] for line in lines] == [row.split()[1:5] for row in table.splitlines()[1:]]
 
 
+async def test_tail_shows_trades_as_they_are_stored(house: House) -> None:
+    async with (
+        running("tail", BTC, "--ticks", "--url", house.url) as tail,
+        house.passing_time(),
+    ):
+        lines = [(await tail.line()).split() for _ in range(14)]
+    options = ("--since", lines[0][0], "--limit", "14", "--url", house.url)
+    table = (await run("ticks", BTC, *options)).out
+    rows = [row.split() for row in table.splitlines()[1:]]
+    assert [[time, *rest] for time, _, *rest in lines] == [row[:4] for row in rows]
+    code, _, err = await run("tail", BTC, "--ticks", "--timeframe", "1m", "--url", house.url)
+    assert (code, err.splitlines()[-1]) == (2, "Error: --timeframe is for bars, not for --ticks.")
+
+
 async def test_tail_alone_shows_the_last_bars_of_the_first_symbols(house: House) -> None:
     async with running("tail", "--url", house.url) as tail:
         seen = {(await tail.line()).split()[1] for _ in range(25)}

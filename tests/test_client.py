@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -20,10 +21,15 @@ from marketd.client import (
     MarketdClient,
     MarketdClientError,
     ProviderInfo,
+    Revised,
     Snapshot,
     Status,
     StreamEvent,
+    TickSnapshot,
+    TickStreamEvent,
+    TickUpdate,
 )
+from marketd.client.stream import FollowingBars
 from marketd.config import ProviderConfig, StreamConfig
 from marketd.config.settings import ByteCount
 from marketd.domain.bar import Bar, Tick
@@ -307,6 +313,52 @@ async def test_without_since_a_stream_begins_with_the_bar_that_forms(client: Mar
         first = await anext(stream)
     assert isinstance(first, BarUpdate)
     assert (first.bar[0], first.closed, first.rev) == (START + 30 * M, False, 0)
+
+
+async def test_over_a_restart_of_the_daemon_no_trade_is_missed_or_told_twice(
+    client: MarketdClient, house: House
+) -> None:
+    since_ms = house.clock.now_ms() - 20_000
+    seen: list[Tick] = []
+    states: list[str] = []
+
+    async def hear(stream: AsyncIterator[TickStreamEvent]) -> None:
+        event = await anext(stream)
+        if isinstance(event, Status):
+            states.append(event.state)
+        elif isinstance(event, TickSnapshot | TickUpdate):
+            seen.extend(event.ticks)
+
+    async with (
+        asyncio.timeout(30),
+        aclosing(client.stream_ticks(*BTC[:2], ["BTC/USD"], since=since_ms)) as stream,
+    ):
+        async with house.passing_time(500):
+            while not seen or seen[-1][0] < since_ms + 30_000:
+                await hear(stream)
+        await house.close()
+        house.clock.advance(20_000)
+        await house.open()
+        until_ms = house.clock.now_ms() + 10_000
+        async with house.passing_time(500):
+            while seen[-1][0] < until_ms:
+                await hear(stream)
+            page = await client.ticks(*BTC, since=since_ms, before=until_ms, limit=10_000)
+            # What was missed is told late.
+            while sorted(tick for tick in seen if tick[0] < until_ms) != page.ticks:
+                await hear(stream)
+    assert states == ["disconnected", "connected"]
+
+
+def test_a_stream_of_bars_of_trades_goes_on_behind_the_last_one() -> None:
+    bars = [(START, 1.0, 1.0, 1.0, 1.0, 2.0), (START + 7, 2.0, 2.0, 2.0, 2.0, 2.0)]
+    following = FollowingBars(["X"], {}, timeframe="2t", since=None)
+    snapshot = {"type": "snapshot", "symbol": "X", "bars": bars, "complete": True}
+    assert list(following.told(snapshot)) == [Snapshot("X", bars, True)]
+    assert json.loads(next(following.commands()))["since"] == START + 8
+    late = {"type": "revised", "symbol": "X", "start": START, "end": START + 9, "bars": bars[:1]}
+    assert list(following.told(late)) == [Revised("X", START, START + 9, bars[:1])]
+    assert json.loads(next(following.commands()))["since"] == START + 1
 
 
 @pytest.mark.parametrize("since", [START, None])

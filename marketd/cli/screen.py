@@ -9,31 +9,44 @@ from typing import TYPE_CHECKING
 
 import click
 
-from marketd.cli.text import BarFormat, gap_text
+from marketd.cli.text import BarFormat, gap_text, iso
 
 if TYPE_CHECKING:
-    from marketd.client import StreamEvent
+    from marketd.client import StreamEvent, TickStreamEvent
     from marketd.domain.bar import Bar
     from marketd.domain.instrument import Instrument
+
+
+BARS = ("time", "open", "high", "low", "close", "volume")
+TICKS = ("time", "price", "size", "side")
 
 
 class Screen:
     """Standard output, with what is no bar on standard error."""
 
-    def __init__(self, instruments: Sequence[Instrument]) -> None:
+    def __init__(self, instruments: Sequence[Instrument], heading: Sequence[str]) -> None:
         self._is_terminal = sys.stdout.isatty()
         self._name_width = max(len(str(instrument)) for instrument in instruments)
+        # The time of a trade has milliseconds.
+        self._time_width = 24 if heading is TICKS else 20
         self._formats = {instrument: BarFormat() for instrument in instruments}
         self._forming: dict[Instrument, str] = {}
         self._drawn = 0
         self._last_note = ""
         if self._is_terminal:
-            heading = ["time", "open", "high", "low", "close", "volume"]
             click.echo(self._columns("instrument", heading))
 
-    def show(self, instrument: Instrument, event: StreamEvent) -> None:
+    def show(self, instrument: Instrument, event: StreamEvent | TickStreamEvent) -> None:
         """One event of the stream of `instrument`."""
-        from marketd.client import BarUpdate, Gap, Revised, Snapshot, Status
+        from marketd.client import (
+            BarUpdate,
+            Gap,
+            Revised,
+            Snapshot,
+            Status,
+            TickSnapshot,
+            TickUpdate,
+        )
 
         match event:
             case Snapshot(_, bars, _):
@@ -47,6 +60,9 @@ class Screen:
                 if self._is_terminal:
                     (self._forming[instrument],) = self._lines(instrument, [bar])
                     self._print([])
+            case TickSnapshot(_, ticks) | TickUpdate(_, ticks):
+                rows = ([iso(t_ms), str(price), str(size), side] for t_ms, price, size, side, _ in ticks)
+                self._print(self._columns(str(instrument), row) for row in rows)
             case Revised(_, _, _, bars):
                 self._print(f"{line}  revised" for line in self._lines(instrument, bars))
             case Gap():
@@ -64,7 +80,7 @@ class Screen:
     def _columns(self, name: str, row: Sequence[str]) -> str:
         time, *values = row
         numbers = "".join(value.rjust(14) for value in values)
-        return f"{time:20}  {name:{self._name_width}}{numbers}"
+        return f"{time:{self._time_width}}  {name:{self._name_width}}{numbers}"
 
     def _note(self, text: str) -> None:
         if text == self._last_note:

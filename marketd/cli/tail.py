@@ -1,11 +1,11 @@
-"""`marketd tail`: bars as they form and close, in the terminal."""
+"""`marketd tail`: bars as they form and close, or trades, in the terminal."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -13,41 +13,55 @@ import click
 
 from marketd.cli.arguments import InstrumentType, TimeType, url_option
 from marketd.cli.running import ask
-from marketd.cli.screen import Screen
+from marketd.cli.screen import BARS, TICKS, Screen
 
 if TYPE_CHECKING:
-    from marketd.client import MarketdClient
+    from marketd.client import MarketdClient, StreamEvent, TickStreamEvent
     from marketd.domain.instrument import Instrument
 
-# Without --since a symbol begins with this many bars of the past.
-_PAST_BARS = 10
+# Without --since a symbol begins with this many bars or trades of the past.
+_PAST_ROWS = 10
 _DEFAULT_SYMBOLS = 3
 
 
 @click.command()
 @click.argument("instruments", nargs=-1, type=InstrumentType(), metavar="[INSTRUMENT]...")
-@click.option("-t", "--timeframe", default="1m", show_default=True, help="Such as 1s, 5m or 1d.")
-@click.option("--since", type=TimeType(), help="The closed bars from this time on come first.")
+@click.option("-t", "--timeframe", help="Such as 1s, 5m, 1d, 100t or 2.5v.  [default: 1m]")
+@click.option("--ticks", is_flag=True, help="Trades instead of bars.")
+@click.option("--since", type=TimeType(), help="Closed bars, or trades, from this time on come first.")
 @url_option
-def tail(instruments: Sequence[Instrument], timeframe: str, since: int | None, url: str) -> None:
+def tail(
+    instruments: Sequence[Instrument], timeframe: str | None, ticks: bool, since: int | None, url: str
+) -> None:
     """Follow instruments live, until Ctrl-C.
 
     Each INSTRUMENT is written MARKET/PROVIDER/SYMBOL, the symbol with any slashes of its own. Without
     one, the first symbols of the daemon's first provider are followed.
 
-    Prints a line for every bar that closes, after a few of the past, and in a terminal the forming bars
-    below. A lost connection is taken up again, and no closed bar is left out.
+    Prints a line for every bar that closes, or every trade, after a few of the past, and in a terminal
+    the forming bars below. A lost connection is taken up again, and no closed bar or trade is left out.
 
     \b
     marketd tail
     marketd tail crypto/sim/BTC/USD us_equity/sim/SPY --timeframe 5m
+    marketd tail crypto/sim/BTC/USD --ticks
     """
     import asyncio
 
+    if ticks and timeframe is not None:
+        raise click.UsageError("--timeframe is for bars, not for --ticks.")
+
     async def work(client: MarketdClient) -> None:
         chosen = instruments or await _first_of(client)
-        screen = Screen(chosen)
-        tasks = [asyncio.create_task(_follow(client, one, timeframe, since, screen)) for one in chosen]
+        screen = Screen(chosen, TICKS if ticks else BARS)
+        followed = [
+            _ticks(client, one, since) if ticks else _bars(client, one, timeframe or "1m", since)
+            for one in chosen
+        ]
+        tasks = [
+            asyncio.create_task(_follow(events, one, screen))
+            for events, one in zip(followed, chosen, strict=True)
+        ]
         tasks.append(asyncio.create_task(_watch_reader()))
         try:
             await asyncio.gather(*tasks)
@@ -66,15 +80,35 @@ def tail(instruments: Sequence[Instrument], timeframe: str, since: int | None, u
 
 
 async def _follow(
-    client: MarketdClient, instrument: Instrument, timeframe: str, since: int | None, screen: Screen
+    events: AsyncGenerator[StreamEvent | TickStreamEvent, None], instrument: Instrument, screen: Screen
 ) -> None:
-    names = instrument.market, instrument.provider
-    if since is None:
-        page = await client.ohlcv(*names, instrument.symbol, timeframe, limit=_PAST_BARS)
-        since = page.bars[0][0] if page.bars else None
-    async with aclosing(client.stream(*names, [instrument.symbol], timeframe, since=since)) as events:
+    async with aclosing(events):
         async for event in events:
             screen.show(instrument, event)
+
+
+async def _bars(
+    client: MarketdClient, what: Instrument, timeframe: str, since: int | None
+) -> AsyncGenerator[StreamEvent, None]:
+    if since is None:
+        page = await client.ohlcv(what.market, what.provider, what.symbol, timeframe, limit=_PAST_ROWS)
+        since = page.bars[0][0] if page.bars else None
+    stream = client.stream(what.market, what.provider, [what.symbol], timeframe, since=since)
+    async with aclosing(stream):
+        async for event in stream:
+            yield event
+
+
+async def _ticks(
+    client: MarketdClient, what: Instrument, since: int | None
+) -> AsyncGenerator[TickStreamEvent, None]:
+    if since is None:
+        page = await client.ticks(what.market, what.provider, what.symbol, limit=_PAST_ROWS)
+        since = page.ticks[0][0] if page.ticks else None
+    stream = client.stream_ticks(what.market, what.provider, [what.symbol], since=since)
+    async with aclosing(stream):
+        async for event in stream:
+            yield event
 
 
 async def _watch_reader() -> None:

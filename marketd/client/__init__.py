@@ -24,6 +24,9 @@ from marketd.client.answers import (
     Status,
     StreamEvent,
     Ticks,
+    TickSnapshot,
+    TickStreamEvent,
+    TickUpdate,
     Time,
 )
 from marketd.client.client import DEFAULT_URL, MarketdClient
@@ -43,6 +46,9 @@ __all__ = [
     "Snapshot",
     "Status",
     "StreamEvent",
+    "TickSnapshot",
+    "TickStreamEvent",
+    "TickUpdate",
     "Ticks",
     "Time",
 ]

@@ -148,12 +148,28 @@ class Revised:
 
 
 @dataclass(frozen=True, slots=True)
+class TickSnapshot:
+    """Trades of the past; if they are not `complete`, Gap events follow."""
+
+    symbol: str
+    ticks: Sequence[Tick]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TickUpdate:
+    """New trades, ascending; one that comes late has a time before those told already."""
+
+    symbol: str
+    ticks: Sequence[Tick]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How a stream is.
 
-    The provider's feed of `symbol` is `down`, or `live` again; or it is `unrecovered` after a lost
-    connection: nobody knows what was revised meanwhile of the bars before. Without a symbol: the
-    connection to the daemon is `disconnected`, or `connected` again.
+    The provider's feed of `symbol` is `down`, or `live` again. Without a symbol: the connection to the
+    daemon is `disconnected`, or `connected` again.
     """
 
     symbol: str
@@ -162,6 +178,7 @@ class Status:
 
 
 StreamEvent: TypeAlias = Snapshot | BarUpdate | Revised | Gap | Status
+TickStreamEvent: TypeAlias = TickSnapshot | TickUpdate | Gap | Status
 
 
 def bars_of(rows: Iterable[Sequence[Any]]) -> list[Bar]:

@@ -17,6 +17,7 @@ from marketd.client.answers import (
     Refreshed,
     StreamEvent,
     Ticks,
+    TickStreamEvent,
     Time,
     backfill_of,
     bars_of,
@@ -25,7 +26,7 @@ from marketd.client.answers import (
     time_text,
 )
 from marketd.client.errors import MarketdClientError, failure, not_marketd
-from marketd.client.stream import Following, follow
+from marketd.client.stream import FollowingBars, FollowingTicks, follow
 from marketd.domain.instrument import SymbolInfo
 
 DEFAULT_URL = "http://127.0.0.1:8710"
@@ -367,8 +368,8 @@ class MarketdClient:
     ) -> AsyncGenerator[StreamEvent, None]:
         """The bars of `symbols` as they form and close, after those closed from `since` on; never ends.
 
-        A lost connection is taken up again. What was revised meanwhile comes as BarUpdate, what closed
-        as that or as a Snapshot: no closed bar is missed or told twice. Without `since`
+        A lost connection is taken up again, and what closed meanwhile comes as a Snapshot: no closed
+        bar is missed or told twice, though an older one may have been revised unseen. Without `since`
         a symbol begins with the first bar that the daemon tells of it. Whatever is wrong before the
         first subscription is accepted is raised; later only what will not pass by itself.
 
@@ -380,9 +381,27 @@ class MarketdClient:
                     case Gap() | Status():
                         print(event)
         """
+        names = {"market": market, "provider": provider, "params": params or {}}
         start = None if since is None else time_text(since)
-        following = Following(market, provider, symbols, timeframe, since=start, params=params or {})
+        following = FollowingBars(symbols, names, timeframe=timeframe, since=start)
         return follow(self._session, self.url, following)
+
+    def stream_ticks(
+        self, market: str, provider: str, symbols: Sequence[str], *, since: Time | None = None
+    ) -> AsyncGenerator[TickStreamEvent, None]:
+        """The trades of `symbols` as they happen, after those stored from `since` on; never ends.
+
+        A lost connection is taken up again, and what was traded meanwhile comes first: no trade is
+        missed or told twice, but where a Gap says so. Errors are raised as by `stream`.
+
+        Example:
+            async for event in marketd.stream_ticks("crypto", "sim", ["BTC/USD"]):
+                if isinstance(event, TickUpdate):
+                    print(event.symbol, event.ticks)
+        """
+        names = {"market": market, "provider": provider}
+        start = None if since is None else time_text(since)
+        return follow(self._session, self.url, FollowingTicks(symbols, names, since=start))
 
     async def _get(self, path: str, question: Mapping[str, Time | None]) -> dict[str, Any]:
         given = {key: time_text(value) for key, value in question.items() if value is not None}

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 import orjson
 
-from marketd.client.answers import BarUpdate, Revised, Snapshot, Status, StreamEvent, bars_of, gap_of
+from marketd.client.answers import (
+    BarUpdate,
+    Gap,
+    Revised,
+    Snapshot,
+    Status,
+    TickSnapshot,
+    TickUpdate,
+    bars_of,
+    gap_of,
+    ticks_of,
+)
 from marketd.client.errors import MarketdClientError, failure
+from marketd.domain.bar import Tick
 from marketd.domain.timeframe import Timeframe
+
+# What a stream is of.
+E = TypeVar("E", covariant=True)
 
 _HEARTBEAT_S = 20.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
@@ -30,85 +47,38 @@ _PASSING = {
     "unreachable",
 }
 
-_UNRECOVERED = "Bars told before the connection was lost may have been revised since."
 
-
-class Following:
+class Following(ABC, Generic[E]):
     """What one stream is of, and how far it has been told."""
 
-    def __init__(
-        self,
-        market: str,
-        provider: str,
-        symbols: Sequence[str],
-        timeframe: str,
-        *,
-        since: str | None,
-        params: Mapping[str, str],
-    ) -> None:
-        self._names = {"market": market, "provider": provider, "timeframe": timeframe}
+    def __init__(self, symbols: Sequence[str], names: Mapping[str, Any], *, since: str | None) -> None:
         self._symbols = symbols
-        self._timeframe = timeframe
+        self._names = names
         self._since = since
-        self._params = params
         self._state = "new"
-        # For each symbol the open time of the first bar that has not been told as closed, and the last
-        # cursor that came.
-        self._next_ms: dict[str, int] = {}
-        self._cursors: dict[str, str] = {}
 
     def commands(self) -> Iterator[str]:
         """What to say on a new connection: a subscription for each symbol, from where it stands."""
         for number, symbol in enumerate(self._symbols):
-            command: dict[str, Any] = {
-                "type": "subscribe",
-                "id": str(number),
-                **self._names,
-                "symbols": [symbol],
-                "params": self._params,
-            }
-            if symbol in self._cursors:
-                command["resume"] = self._cursors[symbol]
-            elif self._since is not None:
-                command["since"] = self._since
-            yield orjson.dumps(command).decode()
+            command = {"type": "subscribe", "id": str(number), **self._names, "symbols": [symbol]}
+            yield orjson.dumps({**command, **self._place(symbol)}).decode()
 
-    def told(self, message: Mapping[str, Any]) -> Iterator[StreamEvent]:
+    def told(self, message: Mapping[str, Any]) -> Iterator[E | Gap | Status]:
         """The news in a message of the daemon; an error in it is raised."""
         match message["type"]:
             case "subscribed":
                 if self._state == "disconnected":
                     yield Status("", "connected", "")
                 self._state = "connected"
-                if self._since is None:
-                    for stream in message["streams"]:
-                        self._cursors.setdefault(stream["symbol"], stream["cursor"])
-            case "snapshot":
-                symbol = message["symbol"]
-                self._cursors[symbol] = message["cursor"]
-                bars = [bar for bar in bars_of(message["bars"]) if self._is_new(symbol, bar[0])]
-                if bars:
-                    self._advance(symbol, bars[-1][0])
-                yield Snapshot(symbol, bars, message["complete"])
-            case "bar":
-                self._cursors[message["symbol"]] = message["cursor"]
-                update = BarUpdate(
-                    message["symbol"], bars_of([message["bar"]])[0], message["closed"], message["rev"]
-                )
-                if update.rev or self._is_new(update.symbol, update.bar[0]):
-                    self._pass(update)
-                    yield update
-            case "revised":
-                bars = bars_of(message["bars"])
-                yield Revised(message["symbol"], message["start"], message["end"], bars)
+                self._joined(message["streams"])
             case "gap":
                 yield gap_of(message["symbol"], message)
             case "status":
                 yield Status(message["symbol"], message["state"], message["message"])
-            case "resumed" if not message["recovered"]:
-                yield Status(message["symbol"], "unrecovered", _UNRECOVERED)
             case "error":
                 raise MarketdClientError(None, message["code"], message["message"])
+            case _:
+                yield from self._news(message)
 
     def lost(self, error: MarketdClientError) -> Iterator[Status]:
         """The news that the connection has ended; `error` is raised if that will not pass."""
@@ -117,6 +87,54 @@ class Following:
         if self._state == "connected":
             yield Status("", "disconnected", error.message)
         self._state = "disconnected"
+
+    @abstractmethod
+    def _place(self, symbol: str) -> Mapping[str, Any]:
+        """Where a subscription is to begin: nothing, `since` or `resume`."""
+
+    @abstractmethod
+    def _news(self, message: Mapping[str, Any]) -> Iterator[E]:
+        """What a message says of bars or trades."""
+
+    def _joined(self, streams: Sequence[Mapping[str, Any]]) -> None:
+        """Takes where the streams begin."""
+
+
+class FollowingBars(Following[Snapshot | BarUpdate | Revised]):
+    """The bars of one timeframe, which go on by their times."""
+
+    def __init__(
+        self, symbols: Sequence[str], names: Mapping[str, Any], *, timeframe: str, since: str | None
+    ) -> None:
+        super().__init__(symbols, {**names, "timeframe": timeframe}, since=since)
+        self._timeframe = timeframe
+        # For each symbol the open time of the first bar that has not been told as closed.
+        self._next_ms: dict[str, int] = {}
+
+    def _place(self, symbol: str) -> Mapping[str, Any]:
+        since = self._next_ms.get(symbol, self._since)
+        return {} if since is None else {"since": since}
+
+    def _news(self, message: Mapping[str, Any]) -> Iterator[Snapshot | BarUpdate | Revised]:
+        match message["type"]:
+            case "snapshot":
+                symbol = message["symbol"]
+                bars = [bar for bar in bars_of(message["bars"]) if self._is_new(symbol, bar[0])]
+                if bars:
+                    self._advance(symbol, bars[-1][0])
+                yield Snapshot(symbol, bars, message["complete"])
+            case "bar":
+                update = BarUpdate(
+                    message["symbol"], bars_of([message["bar"]])[0], message["closed"], message["rev"]
+                )
+                if update.rev or self._is_new(update.symbol, update.bar[0]):
+                    self._pass(update)
+                    yield update
+            case "revised":
+                bars = bars_of(message["bars"])
+                if bars:
+                    self._advance(message["symbol"], bars[-1][0])
+                yield Revised(message["symbol"], message["start"], message["end"], bars)
 
     def _is_new(self, symbol: str, t_ms: int) -> bool:
         return t_ms >= self._next_ms.get(symbol, t_ms)
@@ -135,9 +153,61 @@ class Following:
             self._next_ms[symbol] = Timeframe.parse(self._timeframe).end(closed_ms)
 
 
+class FollowingTicks(Following[TickSnapshot | TickUpdate]):
+    """Trades, which go on by the cursor that came last: one that is told late is told, too."""
+
+    def __init__(self, symbols: Sequence[str], names: Mapping[str, Any], *, since: str | None) -> None:
+        super().__init__(symbols, {**names, "channel": "ticks"}, since=since)
+        self._cursors: dict[str, str] = {}
+        # For each symbol the trades of the newest millisecond that were told, which may come again.
+        self._edges: dict[str, Counter[Tick]] = {}
+        self._is_back: set[str] = set()
+
+    def _place(self, symbol: str) -> Mapping[str, Any]:
+        if symbol in self._cursors:
+            self._is_back.add(symbol)
+            return {"resume": self._cursors[symbol]}
+        return {} if self._since is None else {"since": self._since}
+
+    def _joined(self, streams: Sequence[Mapping[str, Any]]) -> None:
+        for stream in streams:
+            if self._since is None:
+                self._cursors.setdefault(stream["symbol"], stream["cursor"])
+
+    def _news(self, message: Mapping[str, Any]) -> Iterator[TickSnapshot | TickUpdate]:
+        symbol = message["symbol"]
+        self._cursors[symbol] = message.get("cursor", self._cursors.get(symbol, ""))
+        match message["type"]:
+            case "snapshot":
+                ticks = self._new(symbol, ticks_of(message["ticks"]))
+                yield TickSnapshot(symbol, ticks, message["complete"])
+            case "tick":
+                # What is repeated of a connection before comes first, in snapshots.
+                self._is_back.discard(symbol)
+                yield TickUpdate(symbol, self._new(symbol, ticks_of(message["ticks"])))
+
+    def _new(self, symbol: str, ticks: list[Tick]) -> list[Tick]:
+        """Without those that come again after a restart of the daemon."""
+        edge = self._edges.setdefault(symbol, Counter())
+        newest_ms = max((tick[0] for tick in edge), default=0)
+        new: list[Tick] = []
+        again = Counter(edge) if symbol in self._is_back else Counter()
+        for tick in ticks:
+            if again[tick]:
+                again[tick] -= 1
+                continue
+            new.append(tick)
+            if tick[0] > newest_ms:
+                edge.clear()
+                newest_ms = tick[0]
+            if tick[0] == newest_ms:
+                edge[tick] += 1
+        return new
+
+
 async def follow(
-    session: aiohttp.ClientSession, url: str, following: Following
-) -> AsyncGenerator[StreamEvent, None]:
+    session: aiohttp.ClientSession, url: str, following: Following[E]
+) -> AsyncGenerator[E | Gap | Status, None]:
     """The events of `following` without an end; see MarketdClient.stream."""
     loop = asyncio.get_running_loop()
     pause_s = _FIRST_PAUSE_S
@@ -159,8 +229,8 @@ async def follow(
 
 
 async def _connection(
-    session: aiohttp.ClientSession, url: str, following: Following
-) -> AsyncGenerator[StreamEvent, None]:
+    session: aiohttp.ClientSession, url: str, following: Following[E]
+) -> AsyncGenerator[E | Gap | Status, None]:
     """The events of one connection, which ends when it is lost."""
     try:
         async with session.ws_connect(f"{url}/api/v1/stream", heartbeat=_HEARTBEAT_S) as socket:

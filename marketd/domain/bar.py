@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from marketd.domain.text import is_text
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 
@@ -72,7 +73,7 @@ def tick_fault(tick: Tick, now_ms: int) -> str | None:
         return "shape"
     t, price, size, side, trade_id = tick
     numbers = {type(price), type(size)} <= _NUMBER_TYPES
-    if type(t) is not int or not numbers or not (isinstance(side, str) and isinstance(trade_id, str)):
+    if type(t) is not int or not numbers or not (isinstance(side, str) and is_text(trade_id)):
         return "shape"
     if not MIN_MS <= t < MAX_MS:
         return "time"

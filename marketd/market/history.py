@@ -104,7 +104,7 @@ class History:
                 refused = cover(filling.refused, Reason.UNRECOVERABLE)
                 self._doubts.asked(feed.series, refused, present.now_ms)
                 gaps += refused
-                if filling.is_garbled:
+                if filling.is_garbled and not feed.is_of_live_trades:
                     wrong = ProviderFailed(
                         f"{feed.provider.name} sent something for this that cannot be right.",
                         transient=False,
@@ -134,6 +134,10 @@ class History:
                 bars = list(select(_joined(bars, newer, tail.start_ms, span), since=since, limit=limit))
                 reach = reach_of(bars, timeframe, span, limit=limit, newest=newest)
                 fetched += len(newer)
+        if feed.is_of_live_trades:
+            # Closed, but its trades are not all told yet.
+            waited_for = TimeRange(present.settled_end_ms, present.closed_end_ms).clip(reach)
+            gaps += cover([waited_for], Reason.PENDING)
         self._count(stored.sources, fetched, len(bars), since_s=begun_s)
         told = [gap for gap in lay([], gaps) if not gap.range.clip(reach).is_empty]
         return HistoryRead(bars, reach, told, failure or wrong)

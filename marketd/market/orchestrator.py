@@ -84,7 +84,7 @@ class DataOrchestrator:
                 except TimeoutError:
                     gaps.append(Gap(*part, Reason.PENDING))
                     break
-            elif _may_be_had(gaps):
+            elif _was_asked_in_vain(feed, gaps):
                 # Whoever failed just now is not asked for more; what is proven beside it was served.
                 break
             else:
@@ -103,7 +103,8 @@ class DataOrchestrator:
                 if newest
                 else TimeRange(done.end_ms, left.end_ms)
             )
-        if gaps and not bars and not has_read and (failure is not None or _may_be_had(gaps)):
+        has_nothing = gaps and not bars and not has_read
+        if has_nothing and (failure is not None or _was_asked_in_vain(feed, gaps)):
             raise failure or _failure(feed, gaps)
         bars = list(select(bars, since=None if newest else span.start_ms, limit=limit))
         full = len(bars) == limit
@@ -229,6 +230,11 @@ def _whole_buckets(
 def _may_be_had(gaps: Sequence[Gap]) -> bool:
     """True if asking again may fill some of the gaps."""
     return any(gap.reason is not Reason.UNRECOVERABLE for gap in gaps)
+
+
+def _was_asked_in_vain(feed: Feed, gaps: Sequence[Gap]) -> bool:
+    """True if the provider has just not given what it might have. A stream to come cannot be asked."""
+    return _may_be_had(gaps) and not feed.is_of_live_trades
 
 
 def _touched(bar: Bar, timeframe: Timeframe, gaps: Sequence[Gap]) -> bool:

@@ -207,11 +207,11 @@ class MarketService:
             raise Unsupported(f"{provider.name} has no trades.")
         return TickFeed(provider, instrument)
 
-    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
-        """The finest bars beside a tape, from `since_ms` (or a while ago) to the present."""
+    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar] | None:
+        """The provider's finest bars beside a tape, from `since_ms` (or a while ago) to the present."""
         bases = feed.provider.plugin.timeframes_of(feed.instrument.symbol)
         if not bases:
-            return []
+            return None
         finest = min(bases, key=lambda base: base.nominal_ms)
         now_ms = feed.provider.now_ms()
         start_ms = finest.floor(max(since_ms, now_ms - _BESIDE_MS))

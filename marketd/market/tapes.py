@@ -60,6 +60,7 @@ class _Tape:
 
     def __init__(self) -> None:
         self.told: Told | None = None
+        self.known_ms: Callable[[], int] | None = None
         self.followed_ms = 0
         self.seq = 0
         self.lock = asyncio.Lock()
@@ -91,10 +92,23 @@ class Tapes:
         """Calls `came`, in the loop, whenever trades are new in the store."""
         self._watchers.append(came)
 
-    def listen(self, feed: TickFeed, told: Told | None) -> None:
-        """From now on `told` is called with the trades that are new in the store; None ends it."""
+    def listen(self, feed: TickFeed, told: Told, known_ms: Callable[[], int]) -> None:
+        """From now on `told` is called with the trades that are new in the store.
+
+        `known_ms` says up to when whoever follows them has stored all, or that it cannot be had.
+        """
         tape = self._tape(feed.instrument)
-        tape.told, tape.followed_ms = told, feed.provider.now_ms()
+        tape.told, tape.known_ms, tape.followed_ms = told, known_ms, feed.provider.now_ms()
+
+    def leave(self, feed: TickFeed) -> None:
+        """Ends that."""
+        tape = self._tape(feed.instrument)
+        tape.told = tape.known_ms = None
+
+    def known_ms(self, feed: TickFeed) -> int:
+        """What is not stored of the time before this will never be known, but from a history."""
+        known_ms = self._tape(feed.instrument).known_ms
+        return feed.provider.now_ms() if known_ms is None else known_ms()
 
     async def keep(
         self,

@@ -10,9 +10,9 @@ from marketd.domain.bar import Bar, Tick
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import EVER, TimeRange, merge
+from marketd.domain.timerange import EVER, MIN_MS, TimeRange, merge
 from marketd.market.tapes import Tapes
-from marketd.plugins.feed import Feed, TickFeed
+from marketd.plugins.feed import Feed, Present, TickFeed
 from marketd.plugins.guard import NOW, Turn
 from marketd.plugins.pages import Fetched
 from marketd.plugins.provider import Provider
@@ -24,7 +24,8 @@ class TimeBarFeed(Feed):
     """A base series that trades make up.
 
     Bars that closed within `late_ms` are made of the stored trades, whoever brought them; those before
-    of what the provider tells, of which nothing is stored but the bars.
+    of what the provider tells, of which nothing is stored but the bars. Where it tells nothing of the
+    past, all are made of stored trades, and an interval that was not followed as a whole is a gap.
     """
 
     tapes: Tapes
@@ -37,6 +38,8 @@ class TimeBarFeed(Feed):
 
     async def fetch(self, span: TimeRange, turn: Turn = NOW, *, again: bool = False) -> Fetched:
         """See Feed.fetch: as many bars as the pages of trades of one interval hold."""
+        if self.is_of_live_trades:
+            return await self._fetch_live(span)
         recent_ms = self.series.timeframe.floor(self.provider.now_ms() - self.late_ms - 1)
 
         async def page(part: TimeRange) -> FetchedTicks:
@@ -46,6 +49,27 @@ class TimeBarFeed(Feed):
             return await self.tapes.page(self.tape, part, turn, again=again)
 
         return await fetch_bars(page, self.series.timeframe, span)
+
+    def present(self) -> Present:
+        """See Feed.present. What a stream has still to tell is not settled."""
+        present = Feed.present(self)
+        if not self.is_of_live_trades:
+            return present
+        known_ms = self.series.timeframe.floor(self.tapes.known_ms(self.tape))
+        return present._replace(settled_end_ms=min(present.settled_end_ms, known_ms))
+
+    async def _fetch_live(self, span: TimeRange) -> Fetched:
+        known = TimeRange(MIN_MS, self.tapes.known_ms(self.tape))
+        _, closed_ms, settled_ms = self.present()
+
+        async def page(part: TimeRange) -> FetchedTicks:
+            read = await self.tapes.stored(self.tape, part)
+            return read._replace(refused=merge(piece.clip(known) for piece in read.refused))
+
+        read = await fetch_bars(page, self.series.timeframe, span)
+        # A closed bar of which trades may still be told is none yet.
+        bars = [bar for bar in read.bars if bar[0] < settled_ms or bar[0] >= closed_ms]
+        return read._replace(bars=bars)
 
     async def stored(self, span: TimeRange) -> list[Bar]:
         """The bars of `span` as the stored trades make them up, where those are all there are."""

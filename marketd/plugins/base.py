@@ -164,7 +164,11 @@ class TickStreams(ABC):
 
     @abstractmethod
     def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
-        """Batches of one symbol's trades from now on, ascending, until it is closed or raises."""
+        """Batches of one symbol's trades from now on, ascending, until it is closed or raises.
+
+        An empty batch is a sign of life: the plugin's word that it has told every trade that was made
+        until now, but for `settle_ms`. Yield one whenever the vendor says so, with its heartbeat.
+        """
 
 
 class TickHistory(ABC):

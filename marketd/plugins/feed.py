@@ -59,8 +59,25 @@ class Feed:
     @property
     def may_correct(self) -> bool:
         """True if a bar that its stream calls closed may yet turn out otherwise."""
+        if self.tape is not None:
+            return self.provider.has_tick_history
         plugin = self.provider.plugin
         return not (isinstance(plugin, BarStreams) and plugin.is_authoritative)
+
+    @property
+    def tape(self) -> TickFeed | None:
+        """The trades that its bars are made of, where the provider has no such bars."""
+        return None
+
+    @property
+    def follows_trades(self) -> bool:
+        """True if its bars are made of trades that the plugin pushes."""
+        return self.tape is not None and self.provider.streams_ticks
+
+    @property
+    def is_of_live_trades(self) -> bool:
+        """True if its bars can be made of trades alone as a stream tells them, and never afterwards."""
+        return self.tape is not None and not self.provider.has_tick_history
 
     async def fetch(self, span: TimeRange, turn: Turn = NOW, *, again: bool = False) -> Fetched:
         """The first page of bars in `span`, closed and forming; see Provider.fetch.

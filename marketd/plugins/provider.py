@@ -19,7 +19,7 @@ from operator import index
 from typing import Any, TypeVar
 
 from marketd.config import UpstreamConfig
-from marketd.domain.bar import Tick, bar_fault
+from marketd.domain.bar import bar_fault
 from marketd.domain.errors import (
     HistoryEnds,
     MarketdError,
@@ -47,7 +47,7 @@ from marketd.plugins.life import ProviderLife
 from marketd.plugins.pages import Fetched, PageReader, Question
 from marketd.plugins.params import load_params
 from marketd.plugins.symbols import Listing, SymbolBook, by_symbol
-from marketd.plugins.ticks import FetchedTicks, TickReader
+from marketd.plugins.ticks import FetchedTicks, TickReader, ToldTicks
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class Provider(ProviderLife):
     def base_of(self, symbol: str, wanted: Timeframe) -> Timeframe:
         """The coarsest base timeframe of `symbol` that tiles `wanted`; Unsupported if there is none.
 
-        Where none of the provider's own does, it is one that can be made of its past trades.
+        Where none of the provider's own does, it is one that can be made of its trades.
         """
         bases = [base for base in self.plugin.timeframes_of(symbol) if base.tiles(wanted)]
         if not bases:
@@ -130,7 +130,7 @@ class Provider(ProviderLife):
 
     def made_of_ticks(self, symbol: str) -> list[Timeframe]:
         """The base timeframes that the provider has not, but that trades of `symbol` make up."""
-        if not self.has_tick_history:
+        if not (self.has_tick_history or self.streams_ticks):
             return []
         own = self.plugin.timeframes_of(symbol)
         return [base for base in MADE_OF_TICKS if base not in own]
@@ -235,7 +235,7 @@ class Provider(ProviderLife):
 
         return await self._ask(fetch)
 
-    async def stream_ticks(self, symbol: str) -> AsyncGenerator[list[Tick], None]:
+    async def stream_ticks(self, symbol: str) -> AsyncGenerator[ToldTicks, None]:
         """The plugin's own stream of trades, validated, in batches that ascend each.
 
         Only for a plugin with `tick_stream`. Raises as `stream` does.
@@ -246,9 +246,7 @@ class Provider(ProviderLife):
             raise Unsupported(f"{self.name} has no stream of trades.")
         async with aclosing(self._guarded(instance, plugin.stream_ticks(symbol))) as batches:
             async for batch in batches:
-                ticks = await self._ticks.told(batch, symbol, self.now_ms())
-                if ticks:
-                    yield ticks
+                yield await self._ticks.told(batch, symbol, self.now_ms())
 
     async def _guarded(self, instance: Instance, updates: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """What a plugin's stream says, until it breaks, ends or is given up: then a MarketdError."""

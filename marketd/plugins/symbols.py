@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from marketd.domain.errors import MarketdError, ProviderFailed
 from marketd.domain.instrument import SymbolInfo
+from marketd.domain.text import is_text
 
 Listing: TypeAlias = Mapping[str, SymbolInfo]
 Ask: TypeAlias = Callable[[str], Coroutine[Any, Any, Listing]]
@@ -106,6 +107,6 @@ def _is_symbol(info: object) -> bool:
     return (
         isinstance(info, SymbolInfo)
         and bool(info.symbol)
-        and all(isinstance(one, str) for one in (info.symbol, info.name, info.base, info.quote))
+        and all(map(is_text, (info.symbol, info.name, info.base, info.quote)))
         and all(one is None or type(one) is int for one in (info.first_ms, info.last_ms))
     )

@@ -27,6 +27,16 @@ class FetchedTicks(NamedTuple):
     refused: list[TimeRange]
 
 
+class ToldTicks(NamedTuple):
+    """What a stream has just said: valid trades, ascending. Not `is_whole` if others were refused.
+
+    Without a trade it is a sign of life.
+    """
+
+    ticks: list[Tick]
+    is_whole: bool
+
+
 class TickReader:
     """Reads the trades of one provider."""
 
@@ -35,9 +45,11 @@ class TickReader:
         self._metrics = metrics
         self._refused: set[tuple[str, str]] = set()
 
-    async def told(self, rows: object, symbol: str, now_ms: int) -> list[Tick]:
-        """What a stream has said, ascending, without what cannot be right."""
-        return [tick for tick in await self._valid(rows, symbol, now_ms) if tick is not None]
+    async def told(self, rows: object, symbol: str, now_ms: int) -> ToldTicks:
+        """What a stream has said, without what cannot be right."""
+        read = await self._valid(rows, symbol, now_ms)
+        ticks = [tick for tick in read if tick is not None]
+        return ToldTicks(ticks, len(ticks) == len(read))
 
     async def page(
         self, rows: object, symbol: str, span: TimeRange, limit: int, now_ms: int

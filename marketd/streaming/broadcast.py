@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from marketd.domain.errors import LimitExceeded
 from marketd.metrics import Metrics
 from marketd.streaming.messages import Format, Message
 from marketd.streaming.outbox import Outbox
 
+# How many clients are written to before the loop turns, which takes some milliseconds.
+_AT_ONCE = 2_000
+
 
 class BroadcastManager:
     """Writes to clients, once when the loop turns, all that has come for them in that turn.
 
-    One errand for all: an event for a thousand clients costs the loop one call, not a thousand. There
-    may be `most_channels`, of bars and of trades together.
+    One errand for all: an event for a thousand clients costs the loop one call, not a thousand; what is
+    for more of them takes several turns. There may be `most_channels`, of bars and of trades together.
     """
 
     def __init__(self, metrics: Metrics, *, most_channels: int) -> None:
         self.metrics = metrics
         self.open_channels = 0
         self._most_channels = most_channels
+        # Those on which something was said in this turn, and what to do once it was written.
         self._channels: list[Channel] = []
-        self._outboxes: list[Outbox] = []
+        self._after: list[Callable[[], None]] = []
+        # Outboxes to empty, and what to do once those before it are.
+        self._due: deque[Outbox | Callable[[], None]] = deque()
         self._is_called = False
 
     def check_room(self, new: int) -> None:
@@ -35,13 +42,18 @@ class BroadcastManager:
             )
 
     def call(self, outbox: Outbox) -> None:
-        """Asks for `outbox` to be emptied in this turn."""
-        self._outboxes.append(outbox)
+        """Asks for `outbox` to be emptied."""
+        self._due.append(outbox)
         self._call()
 
     def call_channel(self, channel: Channel) -> None:
         """Asks for what was said on `channel` to be passed on in this turn."""
         self._channels.append(channel)
+        self._call()
+
+    def call_after(self, on_written: Callable[[], None]) -> None:
+        """Asks for a call once all clients have been written what was said until now."""
+        self._after.append(on_written)
         self._call()
 
     def _call(self) -> None:
@@ -50,18 +62,27 @@ class BroadcastManager:
             asyncio.get_running_loop().call_soon(self._deliver)
 
     def _deliver(self) -> None:
+        room = _AT_ONCE
         channels, self._channels = self._channels, []
         for channel in channels:
             # For most clients the last one is the only one; what others have said waits for it.
-            channel.pass_on(at_once=channel is channels[-1])
-        outboxes, self._outboxes = self._outboxes, []
-        self._is_called = False
+            room -= channel.pass_on(room if channel is channels[-1] else 0)
+        self._due += self._after
+        self._after = []
         written = messages = 0
-        for outbox in outboxes:
-            written += outbox.waiting
-            messages += outbox.write()
+        while self._due and room > 0:
+            due = self._due.popleft()
+            if isinstance(due, Outbox):
+                written += due.waiting
+                messages += due.write()
+                room -= 1
+            else:
+                due()
         self.metrics.stream_bytes.inc(written)
         self.metrics.stream_messages.inc(messages)
+        self._is_called = False
+        if self._due:
+            self._call()
 
 
 class Channel:
@@ -93,7 +114,7 @@ class Channel:
 
     def go_live(self, subscription: Subscription) -> None:
         """From now on what is published goes into its outbox; what was said until now it has kept."""
-        self.pass_on(at_once=False)
+        self.pass_on(0)
         self._joining.remove(subscription)
         self._live[subscription.outbox.format].add(subscription.outbox)
 
@@ -103,8 +124,8 @@ class Channel:
         self._live[subscription.outbox.format].discard(subscription.outbox)
         self._metrics.stream_subscriptions.dec()
 
-    def publish(self, message: Message) -> bool:
-        """Tells every subscription; False if there is none."""
+    def publish(self, message: Message, on_written: Callable[[], None] | None = None) -> None:
+        """Tells every subscription; `on_written` is called once it was written, if there is any."""
         for subscription in self._joining:
             subscription.keep(message)
         if not self._said:
@@ -113,28 +134,34 @@ class Channel:
             self._said.pop()
             self.conflated(len(self) - len(self._joining))
         self._said.append(message)
-        return len(self) > 0
+        if on_written is not None and len(self):
+            self._broadcast.call_after(on_written)
 
     def conflated(self, clients: int) -> None:
         """Counts a forming bar that gave way to a newer one before so many clients took it."""
         self._metrics.stream_conflated.inc(clients)
 
-    def pass_on(self, *, at_once: bool) -> None:
-        """Hands to every outbox what was said; `at_once`, it is written where nothing is ahead of it."""
+    def pass_on(self, at_once: int) -> int:
+        """Writes what was said to clients for whom nothing waits, and says how many: `at_once` at most.
+
+        For the others it is put into their outboxes.
+        """
         said, self._said = self._said, []
-        if not said:
-            return
-        for how, outboxes in self._live.items():
-            if not outboxes:
+        written = 0
+        for how, live in self._live.items():
+            if not said or not live:
                 continue
-            frames = said[0].frame(how) if len(said) == 1 else b"".join([one.frame(how) for one in said])
-            late = [one for one in outboxes if not (at_once and one.write_through(frames))]
+            frames = b"".join([message.frame(how) for message in said])
+            outboxes, room = list(live), at_once - written
+            late = [one for one in outboxes[:room] if not one.write_through(frames)] + outboxes[room:]
             for outbox in late:
                 for message in said:
                     outbox.put_news(self, message)
-            written = len(outboxes) - len(late)
-            self._metrics.stream_bytes.inc(written * len(frames))
-            self._metrics.stream_messages.inc(written * len(said))
+            reached = len(outboxes) - len(late)
+            self._metrics.stream_bytes.inc(reached * len(frames))
+            self._metrics.stream_messages.inc(reached * len(said))
+            written += reached
+        return written
 
 
 class Subscription(ABC):

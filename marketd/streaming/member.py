@@ -27,6 +27,7 @@ from marketd.streaming.events import BarEvent, Event, GapEvent, HealthEvent, Pro
 from marketd.streaming.front import Front
 from marketd.streaming.needs import History, Urgent
 from marketd.streaming.nodes import Nodes, Part
+from marketd.streaming.tapes import TapeService
 from marketd.streaming.worker import SeriesWorker
 from marketd.supervisor import cancel_all
 
@@ -59,6 +60,7 @@ class NodeWorker:
         others: Others,
         history: History,
         storage: Storage,
+        tapes: TapeService,
         urgent: Urgent,
         stall_ms: int,
     ) -> None:
@@ -69,6 +71,7 @@ class NodeWorker:
         self._nodes, self._bus, self._clock, self._metrics = others
         self._history = history
         self._storage = storage
+        self._tapes = tapes
         self._urgent = urgent
         self._stall_ms = stall_ms
         self._part = Part.WAITING
@@ -168,6 +171,7 @@ class NodeWorker:
             self.front,
             history=self._history,
             storage=self._storage,
+            tapes=self._tapes,
             urgent=self._urgent,
             stall_ms=self._stall_ms,
         )

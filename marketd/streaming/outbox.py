@@ -10,7 +10,7 @@ from marketd.metrics import Metrics
 from marketd.streaming.messages import Format, Message
 
 # How often within its patience an outbox looks whether the client has taken anything.
-_LOOKS = 5
+_LOOKS = 10
 
 
 class Sink(Protocol):

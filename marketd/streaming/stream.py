@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Generic
 
 from marketd.domain.bar import Bar
@@ -66,7 +67,7 @@ class Stream:
         self.deriver: Deriver | None = None
         self.task: asyncio.Task[None] | None = None
         self.ending: asyncio.TimerHandle | None = None
-        # Given the time that a bar has closed at, once its clients' outboxes have been emptied.
+        # Given the time that a bar has closed at, once its clients have been written to.
         self._on_written = on_written
         self._forming: BarEvent | None = None
         # Buckets to publish anew, each with the revision of what has changed in it; and as what revision
@@ -98,11 +99,11 @@ class Stream:
         message, next_ms = self._message(event)
         if next_ms is not None:
             self.ring.add(message, next_ms)
-        was_told = self.channel.publish(message)
-        if was_told and isinstance(event, BarEvent) and event.closed and not event.rev:
-            # Clients are written to in this turn of the loop, before what is due after that.
+        if isinstance(event, BarEvent) and event.closed and not event.rev:
             closed_ms = self.series.timeframe.end(event.bar[0])
-            asyncio.get_running_loop().call_soon(self._on_written, closed_ms)
+            self.channel.publish(message, partial(self._on_written, closed_ms))
+        else:
+            self.channel.publish(message)
 
     def greeting(self, health: HealthEvent) -> list[Message]:
         """What a client is told when it joins: the forming bar, and that the feed is not well."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from marketd.domain.bar import Tick
@@ -108,10 +108,8 @@ class TapeStream:
             ticks = [tick for tick in ticks if tick[0] >= self._since_ms]
         if ticks:
             self.told_ms = max(self.told_ms, ticks[-1][0])
-            was_told = self._publish(TickEvent(ticks, seq))
-            if was_told and is_live:
-                # Clients are written to in this turn of the loop, before what is due after that.
-                asyncio.get_running_loop().call_soon(self._on_written, ticks[-1][0])
+            on_written = partial(self._on_written, ticks[-1][0]) if is_live else None
+            self._publish(TickEvent(ticks, seq), on_written)
 
     def take(self, event: GapEvent | HealthEvent) -> None:
         """Publishes what else is to be said."""
@@ -128,10 +126,10 @@ class TapeStream:
             message = tape_message(self.instrument, self.health, self.cursor.token())
             subscription.keep(message)
 
-    def _publish(self, event: TapeNews) -> bool:
+    def _publish(self, event: TapeNews, on_written: Callable[[], None] | None = None) -> None:
         lasts = not isinstance(event, HealthEvent)
         cursor = self.ring.cursor(self.told_ms, ahead=1 if lasts else 0).token()
         message = tape_message(self.instrument, event, cursor)
         if lasts:
             self.ring.add(message, self.told_ms)
-        return self.channel.publish(message)
+        self.channel.publish(message, on_written)

@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Bar, Tick, open_time
 from marketd.domain.coverage import Covered, Gap, Reason
@@ -29,6 +29,8 @@ _GRACE_MS = 1_000
 # What may wait of a stream, in batches, while trades are stored or the store is away.
 _INBOX = 1_000
 _STORE_PAUSE_S = 1.0
+# Signs of life prove that there was no trade, stored not more often than this.
+_SIGN_MS = 1_000
 # So many ids are remembered: a trade told again is known by its id, also at another time.
 _IDS_KEPT = 10_000
 
@@ -48,8 +50,26 @@ class Tape(Protocol):
 class BarsBeside(Protocol):
     """What the worker needs of bars, to find out whether a stream without a history is mute."""
 
-    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
-        """The finest bars from `since_ms` to the present; none if the provider has no bars."""
+    async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar] | None:
+        """The finest bars from `since_ms` to the present; None if the provider has no bars."""
+
+
+class _Heard(NamedTuple):
+    """What a stream has said: trades, ascending, or at `sign_ms` that there are no others before.
+
+    Not `is_whole` if trades among them were refused.
+    """
+
+    ticks: list[Tick]
+    sign_ms: int
+    is_whole: bool
+
+    def plus(self, later: _Heard) -> _Heard:
+        return _Heard(
+            sorted([*self.ticks, *later.ticks], key=open_time),
+            max(self.sign_ms, later.sign_ms),
+            self.is_whole and later.is_whole,
+        )
 
 
 class TapeWorker:
@@ -76,6 +96,8 @@ class TapeWorker:
         self._emit = emit
         self._told_ms = told_ms
         self._stall_ms = stall_ms
+        # How long a trade may be on its way.
+        self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
         self._state = "live"
         self._ids: OrderedDict[str, None] = OrderedDict()
         # Of this connection: up to where it proves all (0 before its first trade), the trades of its
@@ -106,7 +128,7 @@ class TapeWorker:
 
     async def _follow(self) -> None:
         """One connection's life: raises when it ends."""
-        inbox: asyncio.Queue[list[Tick]] = asyncio.Queue(_INBOX)
+        inbox: asyncio.Queue[_Heard] = asyncio.Queue(_INBOX)
         self._proven_ms = 0
         self._edge = []
         self._heard_ms = self._feed.provider.now_ms()
@@ -117,26 +139,27 @@ class TapeWorker:
                 if self._feed.provider.has_tick_history:
                     group.create_task(self._make_up())
                 while True:
-                    ticks = await inbox.get()
+                    heard = await inbox.get()
                     while not inbox.empty():
                         # All that waits goes into one transaction.
-                        ticks += inbox.get_nowait()
-                    await self._handle(sorted(ticks, key=open_time), inbox)
+                        heard = heard.plus(inbox.get_nowait())
+                    await self._handle(heard, inbox)
         except* MarketdError as failures:
             raise first(failures) from None
 
-    async def _listen(self, inbox: asyncio.Queue[list[Tick]]) -> None:
+    async def _listen(self, inbox: asyncio.Queue[_Heard]) -> None:
         provider = self._feed.provider
         async with aclosing(provider.stream_ticks(self._feed.instrument.symbol)) as batches:
-            async for batch in batches:
+            async for ticks, is_whole in batches:
                 self._heard_ms = provider.now_ms()
-                await inbox.put(batch)
+                is_sign = is_whole and not ticks
+                await inbox.put(_Heard(ticks, self._heard_ms if is_sign else 0, is_whole))
 
-    async def _handle(self, ticks: list[Tick], inbox: asyncio.Queue[list[Tick]]) -> None:
+    async def _handle(self, heard: _Heard, inbox: asyncio.Queue[_Heard]) -> None:
         """Takes what has come. While the store is away it waits here, and what comes later behind it."""
         while True:
             try:
-                await self._take(ticks)
+                await self._take(heard)
             except StorageFailed as error:
                 self._tell("down", error.message)
                 if inbox.full():
@@ -146,11 +169,18 @@ class TapeWorker:
                 self._tell("live", "")
                 return
 
-    async def _take(self, ticks: list[Tick]) -> None:
+    async def _take(self, heard: _Heard) -> None:
         """Stores what the stream says, and what that proves."""
-        first_ms, last_ms = ticks[0][0], ticks[-1][0]
-        begin_ms = self._proven_ms or first_ms + 1
-        covered = [Covered(begin_ms, last_ms, Reason.DATA)] if begin_ms < last_ms else []
+        ticks = heard.ticks
+        last_ms = ticks[-1][0] if ticks else 0
+        end_ms = max(last_ms, heard.sign_ms - self._lag_ms)
+        if not heard.is_whole:
+            # What was refused may lie anywhere among what was told with it.
+            self._proven_ms = 0
+        begin_ms = self._proven_ms or _begin(heard)
+        if not begin_ms or (not ticks and 0 <= end_ms - self._proven_ms < _SIGN_MS):
+            return
+        covered = [Covered(begin_ms, end_ms, Reason.DATA)] if begin_ms < end_ms else []
         missed = TimeRange(self.known_ms, begin_ms)
         is_gap = not self._feed.provider.has_tick_history and not self._proven_ms and not missed.is_empty
         if is_gap:
@@ -164,9 +194,9 @@ class TapeWorker:
         elif not self._proven_ms and not missed.is_empty:
             self._is_missed(begin_ms)
         self._remember(new)
-        if not self._edge or last_ms >= self._edge[-1][0]:
+        if ticks and (not self._edge or last_ms >= self._edge[-1][0]):
             self._edge = [tick for tick in [*edge, *new] if tick[0] == last_ms] or self._edge
-        self._proven_ms = max(begin_ms, last_ms, self._proven_ms)
+        self._proven_ms = max(begin_ms, end_ms)
         self.known_ms = max(self.known_ms, self._proven_ms)
 
     async def _make_up(self) -> None:
@@ -239,11 +269,14 @@ class TapeWorker:
             return self._told_ms() > told_ms
         since_ms = self._told_ms()
         before = await self._bars.bars_since(self._feed, since_ms)
+        if before is None:
+            # Nobody else can be asked whether the market is quiet.
+            return True
         await clock.sleep_until(clock.now_ms() + max(_GRACE_MS, self._stall_ms // 2))
         after = await self._bars.bars_since(self._feed, since_ms)
         # What bars have just learnt may be on its way.
         await clock.sleep_until(clock.now_ms() + _GRACE_MS)
-        return list(before) != list(after)
+        return before != after
 
     def _new(self, ticks: Sequence[Tick]) -> list[Tick]:
         """Without those whose ids were told before."""
@@ -270,3 +303,10 @@ class TapeWorker:
         level = logging.INFO if state == "live" else logging.WARNING
         log.log(level, "feed %s tape=%s reason=%s", state, self._feed.instrument, message or "it speaks")
         self._emit(HealthEvent(state, message))
+
+
+def _begin(heard: _Heard) -> int:
+    """From when on a connection tells all, by what it has said first; 0 if that cannot be known yet."""
+    if heard.is_whole and heard.ticks:
+        return heard.ticks[0][0] + 1
+    return max(heard.sign_ms, heard.ticks[-1][0] + 1 if heard.ticks else 0)

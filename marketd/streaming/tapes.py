@@ -4,44 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Tick
-from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import MarketdError, Unsupported
+from marketd.domain.errors import Unsupported
 from marketd.domain.instrument import Instrument
-from marketd.domain.timerange import MAX_MS, TimeRange
+from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.events import FEED_STATES
-from marketd.streaming.messages import gap_message, ticks_snapshot_message
 from marketd.streaming.ring import Cursor, Replay
+from marketd.streaming.tape_pages import Read, TapePages
 from marketd.streaming.tape_stream import TapeListener, TapeStream, TapeSubscription
 from marketd.streaming.tape_worker import BarsBeside, Tape, TapeWorker
 from marketd.supervisor import Supervisor
 
-_PAGE = 2_000
 # How many messages of a replay are sent at once.
 _AT_ONCE = 100
-
-
-class Read(Protocol):
-    """Trades of the past: all there are in `reach`, but for `gaps`; see TickEvent of `seq`."""
-
-    @property
-    def ticks(self) -> Sequence[Tick]: ...
-    @property
-    def gaps(self) -> Sequence[Gap]: ...
-    @property
-    def seq(self) -> int: ...
 
 
 class TapeAndPast(Tape, Protocol):
     """Everything that live needs of stored trades."""
 
-    def listen(self, feed: TickFeed, told: Callable[[Sequence[Tick], int, bool], None] | None) -> None:
-        """From now on `told` is called with what is new in the store, see TapeStream; None ends it."""
+    def listen(
+        self,
+        feed: TickFeed,
+        told: Callable[[Sequence[Tick], int, bool], None],
+        known_ms: Callable[[], int],
+    ) -> None:
+        """From now on `told` is called with what is new in the store, see TapeStream.
+
+        `known_ms` says up to when all is stored, or cannot be had.
+        """
+
+    def leave(self, feed: TickFeed) -> None:
+        """Ends that."""
 
     async def read(
         self, feed: TickFeed, span: TimeRange, *, limit: int, newest: bool, deadline_s: float
@@ -50,25 +49,35 @@ class TapeAndPast(Tape, Protocol):
 
 
 class TapeJoined(NamedTuple):
-    """Where a subscription stands at first: live tells all from `known_ms` on, or a gap.
+    """Where a subscription stands at first: live tells all from `known_ms` on, or a gap, and all news
+    after `seq`.
 
     `replay` is what a client that comes back has missed, if that is still known.
     """
 
     cursor: Cursor
     known_ms: int
+    seq: int
     replay: Replay | None
 
 
 class _Upstream:
     """A followed instrument."""
 
-    def __init__(self, feed: TickFeed, stream: TapeStream, worker: TapeWorker) -> None:
+    def __init__(self, feed: TickFeed, stream: TapeStream, worker: TapeWorker, pages: TapePages) -> None:
         self.feed = feed
         self.stream = stream
         self.worker = worker
+        self.pages = pages
+        self.seq = 0
         self.task: asyncio.Task[None]
         self.ending: asyncio.TimerHandle | None = None
+
+    def told(self, ticks: Sequence[Tick], seq: int, is_live: bool) -> None:
+        """See TapeAndPast.listen."""
+        self.seq = seq
+        self.pages.stored(ticks, seq)
+        self.stream.told(ticks, seq, is_live)
 
 
 class TapeService:
@@ -113,7 +122,7 @@ class TapeService:
         stream = upstream.stream
         stream.greet(subscription)
         replay = None if resume is None else stream.ring.replay(resume)
-        return TapeJoined(stream.cursor, upstream.worker.known_ms, replay)
+        return TapeJoined(stream.cursor, upstream.worker.known_ms, upstream.seq, replay)
 
     def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
         """Removes a subscription; without another, its upstream ends after the linger time."""
@@ -138,6 +147,11 @@ class TapeService:
         upstream.stream.listeners.remove(listener)
         self._end_if_left(upstream)
 
+    async def read(self, feed: TickFeed, span: TimeRange, *, limit: int) -> Read:
+        """The first `limit` trades of `span`, within the time of a request."""
+        deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
+        return await self._tapes.read(feed, span, limit=limit, newest=False, deadline_s=deadline_s)
+
     async def catch_up(
         self, feed: TickFeed, subscription: TapeSubscription, since: int, joined: TapeJoined
     ) -> bool:
@@ -145,41 +159,18 @@ class TapeService:
 
         A history that cannot be had is told as a gap; the answer says whether all of it was sent.
         """
-        cursor_ms, limit = since, _PAGE
+        pages = self._upstreams[feed.instrument].pages
+        known = TimeRange(since, joined.known_ms)
+        cursor_ms = since
         complete = True
         while True:
-            span = TimeRange(cursor_ms, MAX_MS)
-            gaps: Sequence[Gap]
-            try:
-                deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
-                read = await self._tapes.read(
-                    feed, span, limit=limit, newest=False, deadline_s=deadline_s
-                )
-            except MarketdError:
-                ticks: Sequence[Tick] = ()
-                is_last, gaps = True, [Gap(cursor_ms, joined.known_ms, Reason.FEED_DOWN)]
-            else:
-                ticks, gaps, is_last = read.ticks, read.gaps, len(read.ticks) < limit
-                if not is_last:
-                    # A page ends between milliseconds: one that is larger than a page makes it larger.
-                    whole = [tick for tick in ticks if tick[0] < ticks[-1][0]]
-                    if not whole:
-                        limit *= 2
-                        continue
-                    span = TimeRange(cursor_ms, ticks[-1][0])
-                    ticks = whole
-                subscription.has_read(span, read.seq)
-            cursor_ms = span.end_ms
-            # From `known_ms` on live tells what is missing.
-            known = TimeRange(since, joined.known_ms)
-            told = [gap.clip(known) for gap in gaps if not gap.range.clip(known).is_empty]
-            complete = complete and not told
-            until = joined.cursor if is_last else joined.cursor._replace(next_ms=cursor_ms)
-            snapshot = ticks_snapshot_message(
-                feed.instrument, ticks, complete=not told, cursor=until.token()
-            )
-            await subscription.send([snapshot, *(gap_message(feed.instrument, gap) for gap in told)])
-            if is_last:
+            page = await pages.page(cursor_ms, joined.seq)
+            subscription.has_read(page.span, page.seq)
+            cursor_ms = page.span.end_ms
+            until = joined.cursor if page.is_last else joined.cursor._replace(next_ms=cursor_ms)
+            complete = complete and not page.missing(known)
+            await subscription.send(page.messages(known, until))
+            if page.is_last:
                 return complete
 
     async def resume(
@@ -236,16 +227,21 @@ class TapeService:
             told_ms=lambda: stream.told_ms,
             stall_ms=self._stall_ms,
         )
-        upstream = _Upstream(feed, stream, worker)
-        self._tapes.listen(feed, stream.told)
+        pages = TapePages(feed.instrument, partial(self._read, feed))
+        upstream = _Upstream(feed, stream, worker, pages)
+        self._tapes.listen(feed, upstream.told, lambda: worker.known_ms)
         upstream.task = self._supervisor.run(f"follow trades of {feed.instrument}", worker.run)
         self._upstreams[feed.instrument] = upstream
         self._metrics.tape_upstreams.set(len(self._upstreams))
         return upstream
 
+    async def _read(self, feed: TickFeed, span: TimeRange, limit: int) -> Read:
+        deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
+        return await self._tapes.read(feed, span, limit=limit, newest=False, deadline_s=deadline_s)
+
     def _end(self, upstream: _Upstream) -> None:
         upstream.task.cancel()
-        self._tapes.listen(upstream.feed, None)
+        self._tapes.leave(upstream.feed)
         upstream.stream.channel.close()
         del self._upstreams[upstream.feed.instrument]
         self._metrics.tape_upstreams.set(len(self._upstreams))

@@ -11,19 +11,22 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TypeAlias
 
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed, Superseded
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
 from marketd.storage import Storage
-from marketd.streaming.events import Event
+from marketd.streaming.events import Event, HealthEvent
 from marketd.streaming.front import Front
 from marketd.streaming.needs import History, Urgent
 from marketd.streaming.polling import poll
 from marketd.streaming.recheck import recheck
 from marketd.streaming.retry import Backoff, first, pause
 from marketd.streaming.silence import watch_silence
+from marketd.streaming.tapes import TapeService
+from marketd.streaming.trade_bars import follow_trades
 from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,11 @@ _GRACE_MS = 1_000
 # What may wait of a stream while a bar is being stored, or the store is away.
 _INBOX = 1_000
 _STORE_PAUSE_S = 1.0
+# How often it is looked whether the trades of an interval that has closed are all told.
+_LOOK_S = 0.25
+
+# A bar, a time up to which every bar should be stored by now, or what has become of its trades' stream.
+_Item: TypeAlias = BarUpdate | int | HealthEvent
 
 
 class SeriesWorker:
@@ -49,6 +57,7 @@ class SeriesWorker:
         *,
         history: History,
         storage: Storage,
+        tapes: TapeService,
         urgent: Urgent,
         stall_ms: int,
     ) -> None:
@@ -57,6 +66,7 @@ class SeriesWorker:
         self._timeframe = feed.series.timeframe
         self._history = history
         self._storage = storage
+        self._tapes = tapes
         self._urgent = urgent
         self._stall_ms = stall_ms
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
@@ -87,35 +97,42 @@ class SeriesWorker:
 
     async def _follow(self) -> None:
         """One connection's life: raises when it ends."""
-        inbox: asyncio.Queue[BarUpdate | int] = asyncio.Queue(_INBOX)
+        inbox: asyncio.Queue[_Item] = asyncio.Queue(_INBOX)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
-                if self._feed.is_streamed:
-                    self._watch(inbox, group)
+                self._watch(inbox, group)
                 await self._front.catch_up(self._feed, self._feed.present().settled_end_ms)
                 while True:
                     await self._handle(await inbox.get(), inbox)
         except* MarketdError as failures:
             raise first(failures) from None
 
-    def _watch(self, inbox: asyncio.Queue[BarUpdate | int], group: asyncio.TaskGroup) -> None:
-        """Makes up for what a stream may keep to itself."""
+    def _watch(self, inbox: asyncio.Queue[_Item], group: asyncio.TaskGroup) -> None:
+        """Makes up for what a stream may keep to itself. Polling does so anyway."""
         feed, history = self._feed, self._history
-        self._heard_ms = feed.provider.now_ms()
+        if feed.is_streamed:
+            self._heard_ms = feed.provider.now_ms()
+            silence = watch_silence(
+                feed, history, heard_ms=lambda: self._heard_ms, stall_ms=self._stall_ms
+            )
+            group.create_task(silence)
+        elif not feed.follows_trades:
+            return
         # Read now, not when the task begins: an interval may end in between.
         passed_ms = self._timeframe.floor(feed.provider.plugin.clock.now_ms() - self._lag_ms)
         group.create_task(self._watch_closes(inbox, passed_ms))
-        silence = watch_silence(feed, history, heard_ms=lambda: self._heard_ms, stall_ms=self._stall_ms)
-        group.create_task(silence)
         if feed.may_correct:
             group.create_task(recheck(feed, history, next_ms=lambda: self._front.next_ms))
 
-    async def _handle(self, item: BarUpdate | int, inbox: asyncio.Queue[BarUpdate | int]) -> None:
+    async def _handle(self, item: _Item, inbox: asyncio.Queue[_Item]) -> None:
         """Takes what has come. While the store is away it waits here, and what comes later in the inbox.
 
         When that is full the stream is given up: what it said is asked of history later.
         """
+        if isinstance(item, HealthEvent):
+            self._front.tell(*item)
+            return
         while True:
             try:
                 if isinstance(item, BarUpdate):
@@ -133,30 +150,40 @@ class SeriesWorker:
                     self._front.tell("live", "")
                 return
 
-    async def _listen(self, inbox: asyncio.Queue[BarUpdate | int]) -> None:
+    async def _listen(self, inbox: asyncio.Queue[_Item]) -> None:
         provider = self._feed.provider
         async with aclosing(self._source()) as updates:
             async for update in updates:
                 raise_if_cancelled()
                 self._heard_ms = provider.now_ms()
                 # Where much waits a forming bar gives way: the closed one will say all of it.
-                if isinstance(update, int) or update.closed or inbox.qsize() < _INBOX // 2:
+                is_forming = isinstance(update, BarUpdate) and not update.closed
+                if not is_forming or inbox.qsize() < _INBOX // 2:
                     await inbox.put(update)
 
-    def _source(self) -> AsyncGenerator[BarUpdate | int, None]:
+    def _source(self) -> AsyncGenerator[_Item, None]:
         provider, symbol = self._feed.provider, self._feed.series.instrument.symbol
         if self._feed.is_streamed:
             return provider.stream(symbol, self._timeframe)
+        if self._feed.follows_trades:
+            return follow_trades(self._feed, self._tapes)
         return poll(self._feed, self._history, lag_ms=self._lag_ms)
 
-    async def _watch_closes(self, inbox: asyncio.Queue[BarUpdate | int], passed_ms: int) -> None:
+    async def _watch_closes(self, inbox: asyncio.Queue[_Item], passed_ms: int) -> None:
         """Puts the time up to which every bar should have been reported, whenever that moves on."""
         clock, timeframe, lag_ms = self._feed.provider.plugin.clock, self._timeframe, self._lag_ms
+        due_ms = passed_ms
         while True:
-            await clock.sleep_until(timeframe.end(passed_ms) + lag_ms)
+            if passed_ms < due_ms:
+                await asyncio.sleep(_LOOK_S)
+            else:
+                await clock.sleep_until(timeframe.end(due_ms) + lag_ms)
             # The clock may have jumped over several closes.
-            passed_ms = timeframe.floor(clock.now_ms() - lag_ms)
-            await inbox.put(passed_ms)
+            due_ms = timeframe.floor(clock.now_ms() - lag_ms)
+            reached_ms = min(due_ms, self._feed.present().settled_end_ms)
+            if reached_ms > passed_ms:
+                passed_ms = reached_ms
+                await inbox.put(passed_ms)
 
     async def _take(self, update: BarUpdate) -> None:
         bar, closed = update
@@ -191,12 +218,19 @@ class LoneWorker:
         *,
         history: History,
         storage: Storage,
+        tapes: TapeService,
         urgent: Urgent,
         stall_ms: int,
     ) -> None:
         self.front = Front(feed, history=history, storage=storage, emit=emit)
         self._worker = SeriesWorker(
-            feed, self.front, history=history, storage=storage, urgent=urgent, stall_ms=stall_ms
+            feed,
+            self.front,
+            history=history,
+            storage=storage,
+            tapes=tapes,
+            urgent=urgent,
+            stall_ms=stall_ms,
         )
 
     async def run(self) -> None:

@@ -101,7 +101,7 @@ async def test_the_base_is_the_coarsest_that_trades_can_make() -> None:
     assert source.base_of("BTC/USD", FIVE) == MINUTE
     assert source.base_of("BTC/USD", Timeframe.parse("90s")) == SECOND
     assert not source.streams_bars("BTC/USD", MINUTE)
-    plugin.has_tick_history = False
+    plugin.has_tick_history = plugin.has_tick_stream = False
     with pytest.raises(Unsupported, match="from which 5m cannot be made"):
         source.base_of("BTC/USD", FIVE)
 

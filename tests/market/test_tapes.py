@@ -120,7 +120,9 @@ async def test_who_follows_is_told_each_new_trade_once_whoever_brought_it(
 ) -> None:
     world = World(storage)
     told: list[Tick] = []
-    world.tapes.listen(world.feed, lambda ticks, seq, is_live: told.extend(ticks))
+    world.tapes.listen(
+        world.feed, lambda ticks, seq, is_live: told.extend(ticks), world.feed.provider.now_ms
+    )
     world.plugin.past = [tick(ms * S) for ms in range(4)]
     await world.tapes.keep(world.feed, [tick(S), tick(9 * S)], [])
     seq = (await world.read()).seq
@@ -142,7 +144,11 @@ async def test_each_of_two_processes_on_one_database_tells_its_own_clients(
     worlds = [World(storage), World(storage)]
     told: list[list[Tick]] = [[], []]
     for world, heard in zip(worlds, told, strict=True):
-        world.tapes.listen(world.feed, lambda ticks, seq, is_live, heard=heard: heard.extend(ticks))
+        world.tapes.listen(
+            world.feed,
+            lambda ticks, seq, is_live, heard=heard: heard.extend(ticks),
+            world.feed.provider.now_ms,
+        )
     for ticks in ([tick(1), tick(2)], [tick(2), tick(3)]):
         for world in worlds:
             await world.tapes.keep(world.feed, ticks, [], is_live=True)

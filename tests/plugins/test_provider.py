@@ -62,6 +62,7 @@ class Symbols(ScriptedPlugin):
         {"BTC/USD": 1},
         ["BTC/USD"],
         [SymbolInfo("", "crypto")],
+        [SymbolInfo("\ud800", "crypto")],
         [SymbolInfo(7, "crypto")],  # type: ignore[arg-type]
         [SymbolInfo("BTC/USD", "crypto", name=None)],  # type: ignore[arg-type]
         [SymbolInfo("BTC/USD", "crypto", first_ms=1.5)],  # type: ignore[arg-type]

@@ -53,6 +53,8 @@ def refused(provider: Provider, reason: str) -> float | None:
         ((START, True, 1.0, "", ""), "shape"),
         ((float(START), 1.0, 1.0, "", ""), "shape"),
         ((START, 1.0, 1.0, "", None), "shape"),
+        ((START, 1.0, 1.0, "", "é"), None),
+        ((START, 1.0, 1.0, "", "\ud800"), "shape"),
         ([START, 1.0, 1.0, "", ""], "shape"),
         ((START, 1.0, 1.0), "shape"),
     ],
@@ -71,7 +73,10 @@ async def test_a_stream_gives_valid_trades_in_order_and_the_rest_is_counted_and_
     wrong: Any = (START, -1.0, 1.0, "", "")
     plugin.batches.put_nowait([wrong])
     plugin.batches.put_nowait([tick(5), wrong, (START + 3, 1, 2, "", "")])
-    assert await anext(batches) == [(START + 3, 1.0, 2.0, "", ""), tick(5)]
+    assert await anext(batches) == ([], False)
+    assert await anext(batches) == ([(START + 3, 1.0, 2.0, "", ""), tick(5)], False)
+    plugin.batches.put_nowait([])
+    assert await anext(batches) == ([], True)
     assert refused(provider, "price") == 2
     assert caplog.text.count("trade refused") == 1
     plugin.batches.put_nowait(RuntimeError("secret"))

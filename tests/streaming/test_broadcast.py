@@ -7,6 +7,7 @@ import json
 from itertools import count
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from listening import Sink, payloads, turns
@@ -14,6 +15,7 @@ from scripted import INSTRUMENT, MINUTE
 
 from marketd.domain.instrument import Series
 from marketd.metrics import Metrics
+from marketd.streaming import broadcast
 from marketd.streaming.broadcast import BroadcastManager, Channel
 from marketd.streaming.messages import Format, Message
 from marketd.streaming.outbox import Outbox
@@ -79,7 +81,7 @@ class Stage:
         number = next(self._numbers)
         message = Message({"channel": channel, "number": number, "lasts": lasts}, lasts=lasts)
         stays = [client.stays[channel] for client in self.clients if channel in client.stays]
-        assert self.channels[channel].publish(message) == bool(stays)
+        self.channels[channel].publish(message)
         for stay in stays if lasts else ():
             (stay.new if stay.is_live else stay.kept).append(number)
 
@@ -126,9 +128,9 @@ STEPS = st.tuples(
 )
 
 
-@given(st.lists(STEPS, max_size=80))
+@given(st.lists(STEPS, max_size=80), st.sampled_from([1, 2, 2_000]))
 def test_whoever_follows_is_told_what_lasts_once_and_in_order(
-    steps: list[tuple[str, int, int]],
+    steps: list[tuple[str, int, int]], at_once: int
 ) -> None:
     async def run() -> None:
         stage = Stage()
@@ -148,7 +150,29 @@ def test_whoever_follows_is_told_what_lasts_once_and_in_order(
                 due = set(one.due[channel])
                 assert due <= lasting <= due | set(one.perhaps[channel])
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(broadcast, "_AT_ONCE", at_once)
+        asyncio.run(run())
+
+
+async def test_more_clients_than_can_be_told_quickly_are_told_in_several_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(broadcast, "_AT_ONCE", 2)
+    stage = Stage()
+    for client in stage.clients:
+        stage.join(0, client)
+        stage.go_live(0, client)
+    when_written: list[int] = []
+
+    def told() -> int:
+        return sum(len(client.told()) for client in stage.clients)
+
+    stage.channels[0].publish(Message({"type": "bar"}), lambda: when_written.append(told()))
+    await asyncio.sleep(0)
+    assert (told(), when_written) == (2, [])
+    await stage.turn()
+    assert (told(), when_written) == (CLIENTS, [CLIENTS])
 
 
 async def test_what_several_channels_and_an_answer_say_in_one_turn_leaves_in_one_write_a_client() -> (

@@ -233,6 +233,33 @@ async def test_who_has_no_stream_of_trades_says_so(make_taped: MakeTaped) -> Non
         await world.join(Client(world.broadcast))
 
 
+@pytest.mark.parametrize("cls", [TickingPlugin, RememberingPlugin])
+async def test_a_crowd_that_joins_reads_each_page_once(
+    make_taped: MakeTaped, cls: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_taped(cls)
+    past = [tick(number - 3_000) for number in range(3_000)]
+    await world.tapes.keep(world.feed, past, [Covered(START - 3_000, START, Reason.DATA)])
+    asked: list[int] = []
+    read = world.tapes.read
+
+    async def counted(feed: Any, span: Any, **options: Any) -> Any:
+        asked.append(span.start_ms - START)
+        return await read(feed, span, **options)
+
+    monkeypatch.setattr(world.tapes, "read", counted)
+    crowd = [Client(world.broadcast) for _ in range(50)]
+    joins = [asyncio.create_task(world.join(client, since=START - 3_000)) for client in crowd]
+    await asyncio.sleep(0)
+    world.says(tick(1), tick(2))
+    await asyncio.gather(*joins)
+    for client in crowd:
+        assert await trades(client, 3_002) == [*past, tick(1), tick(2)]
+    assert asked[:2] == [-3_000, -1_001]
+    # Who joined before the news needs no page that has them; for none it is read more than once again.
+    assert len(asked) <= 4
+
+
 async def test_a_snapshot_tells_what_is_not_known_of_the_past(make_taped: MakeTaped) -> None:
     world = make_taped()
     known = Covered(START - 50, START - 20, Reason.DATA)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import count
 
 import ormsgpack
 import pytest
@@ -190,8 +191,8 @@ async def test_a_client_that_takes_nothing_for_too_long_is_given_up() -> None:
 
 async def test_a_client_that_takes_something_now_and_then_is_kept() -> None:
     box = Box(patience_s=0.2)
-    held = iter(range(20, 0, -1))
-    box.sink.held = lambda: next(held, 0)  # type: ignore[method-assign]
+    held = count(1_000, -1)
+    box.sink.held = lambda: next(held)  # type: ignore[method-assign]
     box.sink.fill()
     box.put(0, 1.0, closed=True)
     await box.sink.take()

@@ -16,9 +16,13 @@ from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.market.history import History
+from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
+from marketd.market.tapes import Tapes
+from marketd.market.time_bars import TimeBars
 from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
+from marketd.plugins.feed import Feed, TickFeed
 from marketd.storage import Storage
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.messages import Format
@@ -26,11 +30,14 @@ from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor
 from marketd.streaming.service import Joined, SubscriptionService
 from marketd.streaming.stream import BarSubscription
+from marketd.streaming.tapes import TapeService
 from marketd.streaming.worker import LoneWorker
 from marketd.supervisor import Supervisor
 
 PATIENCE_S = 20
 RING = 5
+STALL_MS = 30_000
+LATE_MS = 900_000
 
 
 class Client:
@@ -87,19 +94,37 @@ class World:
         plugin: StreamingPlugin,
         clock: ManualClock,
         workers: Callable[..., Any] = LoneWorker,
+        stall_ms: int = STALL_MS,
     ) -> None:
         self.metrics = Metrics()
         self.clock = clock
         self.plugin = plugin
         self.storage = storage
         self.provider = provider_of(plugin)
-        self.feed = feed_of(self.provider)
-        self.orchestrator = DataOrchestrator(
-            History(storage, self.metrics), request_timeout_ms=2_000, depth_ms=30 * 86_400_000
-        )
+        history = History(storage, self.metrics)
+        self.orchestrator = DataOrchestrator(history, request_timeout_ms=2_000, depth_ms=30 * 86_400_000)
         self.supervisor = Supervisor(self.metrics)
-        self.gate = LoadGate(self.metrics)
         self.broadcast = BroadcastManager(self.metrics, most_channels=100)
+        tapes = Tapes(storage, self.metrics)
+        time_bars = TimeBars(tapes, late_ms=LATE_MS)
+        self.feed: Feed = feed_of(self.provider)
+        if MINUTE in self.provider.made_of_ticks(INSTRUMENT.symbol):
+            self.feed = time_bars.feed(self.provider, INSTRUMENT, MINUTE)
+            late = LateTrades(time_bars, history, self.metrics, late_ms=LATE_MS)
+            tapes.watch(late.came)
+            self.supervisor.run("late", late.run)
+        self.tapes = TapeService(
+            tapes=tapes,
+            bars=self,
+            broadcast=self.broadcast,
+            supervisor=self.supervisor,
+            metrics=self.metrics,
+            linger_ms=20,
+            stall_ms=stall_ms,
+            ring=RING,
+            request_timeout_ms=2_000,
+        )
+        self.gate = LoadGate(self.metrics)
         self.service = SubscriptionService(
             history=self.orchestrator,
             storage=storage,
@@ -111,11 +136,15 @@ class World:
                 workers,
                 history=self.orchestrator,
                 storage=storage,
+                tapes=self.tapes,
                 urgent=self.gate.urgent,
-                stall_ms=30_000,
+                stall_ms=stall_ms,
             ),
             ring=RING,
         )
+
+    async def bars_since(self, feed: TickFeed, since_ms: int) -> None:
+        """This provider has no bars."""
 
     def client(self) -> Client:
         return Client(self.broadcast)

@@ -177,7 +177,9 @@ class AlpacaPlugin(MarketPlugin, BarStreams, TickStreams, TickHistory, MarketHou
         stream = await self._stream_of(symbol)
         async with stream.following(symbol, "trades") as batches:
             async for batch in batches:
-                yield sorted(_read(batch, tick_of), key=open_time)
+                ticks = sorted(_read(batch, tick_of), key=open_time)
+                if ticks:
+                    yield ticks
 
     def closed(self, symbol: str, since: int, before: int) -> Sequence[TimeRange]:
         if any(symbol in self._listed.get(market, ()) for market in (US_EQUITY, US_OPTION)):
