@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 import redis
+from servers.ports import free_port
 
 from marketd import logs
 from marketd.config import Config, declared_settings, load_config
@@ -109,13 +109,6 @@ async def subscribe(client: aiohttp.ClientWebSocketResponse, **fields: Any) -> d
         message: dict[str, Any] = await asyncio.wait_for(client.receive_json(), 30)
         if message["type"] in ("subscribed", "error"):
             return message
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 PORT = free_port()

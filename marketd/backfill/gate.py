@@ -13,16 +13,17 @@ _PERIOD_S = 0.1
 # A loop that is this late answers slowly already; so does one with this much under way.
 _LATE_S = 0.05
 _MANY = 8
-# From so much in the last second on, clients are busy, and a piece of background work, which holds the
-# loop up for some milliseconds, has to be rare: what one in a hundred waits for is what is promised.
-_BUSY = 50
-_REST_S = 0.5
+# A piece of background work holds the loop up for a millisecond or two. What begins together also ends
+# together, and several in a row are what somebody would notice, so they pass one by one: from so much
+# that came in the last second on, so long after one another. While clients are busy hardly any of them
+# is to meet one: what one in a hundred waits for is what is promised.
+_REST_S = ((50, 0.25), (10, 0.1), (0, 0.004))
 
 
 class LoadGate:
     """Open while the event loop is on time and little is under way that somebody waits for.
 
-    While clients are busy it lets one piece of background work pass at a time, now and then.
+    It lets pieces of background work pass one at a time, the more rarely the busier clients are.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -34,10 +35,9 @@ class LoadGate:
         self._came = 0
         # What came in each of the last periods, a second together.
         self._recent: deque[int] = deque(maxlen=round(1 / _PERIOD_S))
-        self._calm = asyncio.Event()
-        self._calm.set()
         self._line = asyncio.Lock()
-        self._rested_s = 0.0
+        self._rest_s = _REST_S[-1][1]
+        self._passed_s = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -45,9 +45,13 @@ class LoadGate:
 
     async def passed(self) -> None:
         """Returns once a piece of background work may be done."""
+        loop = asyncio.get_running_loop()
         async with self._line:
-            await self._rest()
+            # It may become shorter or longer meanwhile.
+            while (left_s := self._passed_s + self._rest_s - loop.time()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(min(left_s, _PERIOD_S))
             await self._open.wait()
+            self._passed_s = loop.time()
 
     @contextmanager
     def urgent(self) -> Iterator[None]:
@@ -75,21 +79,9 @@ class LoadGate:
         self._late = lag_s >= _LATE_S
         self._recent.append(self._came)
         self._came = 0
-        if sum(self._recent) >= _BUSY:
-            self._calm.clear()
-        else:
-            self._calm.set()
+        came = sum(self._recent)
+        self._rest_s = next(rest_s for busy, rest_s in _REST_S if came >= busy)
         self._decide()
-
-    async def _rest(self) -> None:
-        """Returns once it is time again, which it always is while clients are calm."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout_at(self._rested_s):
-                await self._calm.wait()
-        except TimeoutError:
-            pass
-        self._rested_s = loop.time() + _REST_S
 
     def _decide(self) -> None:
         if self._late or self._under_way >= _MANY:

@@ -125,7 +125,7 @@ class Round:
         for piece, how in pieces:
             self._last_ms = piece.start_ms
             self._under_way.append(piece)
-            brought = await self._insist(partial(how, feed, piece))
+            brought = await self._insist(partial(self._fetch, how, feed, piece))
             self._under_way.remove(piece)
             backfill.message = ""
             self._means.metrics.backfill_chunks.labels(feed.provider.name).inc()
@@ -136,11 +136,15 @@ class Round:
                 backfill.repaired_ms = max(ends_ms, default=self._last_ms)
                 await self._insist(self._keep)
 
+    async def _fetch(self, how: How, feed: Feed, piece: TimeRange) -> Brought:
+        """One piece, once nobody would notice."""
+        await self._means.gate.passed()
+        return await how(feed, piece)
+
     async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` gives, however long it fails in a way that passes."""
         longest_s = _FIRST_PAUSE_S
         while True:
-            await self._means.gate.passed()
             try:
                 return await work()
             except (ProviderFailed, NotReady, StorageFailed) as error:

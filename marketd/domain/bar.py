@@ -116,7 +116,8 @@ def select(
 ) -> Sequence[Bar]:
     """The one range filter: with `since` the first `limit` bars from there, else the last `limit`.
 
-    `bars` ascends by time; both bounds are epoch milliseconds, and `before` is exclusive.
+    `bars` ascends by time; both bounds are epoch milliseconds, and `before` is exclusive. Where that
+    is all of `bars`, it is that very sequence.
     """
     start = 0 if since is None else bisect_left(bars, since, key=open_time)
     stop = len(bars) if before is None else bisect_left(bars, before, key=open_time)
@@ -125,4 +126,4 @@ def select(
             start = stop - limit
         else:
             stop = start + limit
-    return bars[start:stop]
+    return bars if stop - start == len(bars) else bars[start:stop]

@@ -42,6 +42,7 @@ class HistoryRead(NamedTuple):
 
 
 _PROVIDER = "provider"
+_AGGREGATES = "aggregates"
 
 
 class History:
@@ -50,7 +51,9 @@ class History:
     def __init__(self, storage: Storage, metrics: Metrics, caches: Sequence[BarCache] = ()) -> None:
         self._storage = storage
         self._stored = StoredReads(storage, caches)
-        self._metrics = metrics
+        sources = (_PROVIDER, STORAGE, _AGGREGATES, *(cache.name for cache in caches))
+        self._served = {source: metrics.bars_served.labels(source) for source in sources}
+        self._timed = {source: metrics.read_seconds.labels(source) for source in sources}
         self._filler = Filler(storage, metrics)
         self._doubts = Doubts()
 
@@ -78,6 +81,9 @@ class History:
             present = feed.present()
             settled_ms = present.settled_end_ms
             settled = reach.clip(TimeRange(MIN_MS, settled_ms))
+            if not subtract(settled, proven(stored.coverage)):
+                gaps = gaps or []
+                break
             if gaps is None:
                 doubted = gaps_in(settled, stored.coverage)
                 gaps = self._doubts.not_due(feed.series, doubted, present.now_ms)
@@ -153,7 +159,7 @@ class History:
         """The first or last `limit` bars of `timeframe` in `span`, of which all base bars are proven."""
         begun_s = asyncio.get_running_loop().time()
         bars = await self._storage.aggregate(feed.series, timeframe, span, limit=limit, newest=newest)
-        self._tell({"aggregates": len(bars)}, since_s=begun_s)
+        self._tell({_AGGREGATES: len(bars)}, since_s=begun_s)
         return bars
 
     async def fill(self, feed: Feed, span: TimeRange) -> Brought:
@@ -201,11 +207,10 @@ class History:
     def _tell(self, sources: Mapping[str, int], *, since_s: float) -> None:
         """Counts a read by its `sources`, the farthest first."""
         for source, count in sources.items():
-            if count:
-                self._metrics.bars_served.labels(source).inc(count)
+            self._served[source].inc(count)
         farthest = next((source for source, count in sources.items() if count), STORAGE)
         took_s = asyncio.get_running_loop().time() - since_s
-        self._metrics.read_seconds.labels(farthest).observe(took_s)
+        self._timed[farthest].observe(took_s)
 
 
 def _brought(filling: Filling) -> Brought:

@@ -34,6 +34,8 @@ class LateTrades:
         # The intervals to make again, none of which closed earlier than `late_ms` ago.
         self._due: dict[tuple[TickFeed, Timeframe], set[TimeRange]] = {}
         self._is_due = asyncio.Event()
+        # Instruments of which this process has stored a trade.
+        self._seen: set[TickFeed] = set()
 
     def came(self, tape: TickFeed, ticks: Sequence[Tick], is_live: bool) -> None:
         """Trades, ascending, are new in the store; see Tapes.watch."""
@@ -45,9 +47,13 @@ class LateTrades:
             opens = {base.floor(tick[0]) for tick in ticks if tick[0] < closed_ms}
             spans = {TimeRange(t_ms, base.end(t_ms)) for t_ms in opens}
             late = {span for span in spans if span.end_ms >= since_ms}
+            if tape not in self._seen:
+                # The process before may have ended between storing a trade and making the bar again.
+                late.add(TimeRange(base.floor(since_ms), closed_ms))
             if late:
                 self._due.setdefault((tape, base), set()).update(late)
                 self._is_due.set()
+        self._seen.add(tape)
         if bases and is_live:
             longest = max(bases, key=lambda base: base.nominal_ms)
             too_late = sum(longest.end(tick[0]) < since_ms for tick in ticks)

@@ -32,7 +32,7 @@ class Bars(NamedTuple):
     beyond the reach, on the side where the limit cut.
     """
 
-    bars: list[Bar]
+    bars: Sequence[Bar]
     reach: TimeRange
     gaps: list[Gap]
     more: bool
@@ -64,7 +64,7 @@ class DataOrchestrator:
         newest = since is None
         deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s
         bucket = _bars_in(timeframe, feed.series.timeframe)
-        bars: list[Bar] = []
+        bars: Sequence[Bar] = []
         gaps: list[Gap] = []
         failure: ProviderFailed | NotReady | None = None
         has_read = False
@@ -97,7 +97,9 @@ class DataOrchestrator:
                 gaps += read.gaps
                 failure = failure or read.failure
                 has_read |= bool(read.bars)
-            bars = [*found, *bars] if newest else [*bars, *found]
+            if bars:
+                found = [*found, *bars] if newest else [*bars, *found]
+            bars = found
             left = (
                 TimeRange(left.start_ms, done.start_ms)
                 if newest
@@ -106,7 +108,7 @@ class DataOrchestrator:
         has_nothing = gaps and not bars and not has_read
         if has_nothing and (failure is not None or _was_asked_in_vain(feed, gaps)):
             raise failure or _failure(feed, gaps)
-        bars = list(select(bars, since=None if newest else span.start_ms, limit=limit))
+        bars = select(bars, since=None if newest else span.start_ms, limit=limit)
         full = len(bars) == limit
         if newest:
             reach = TimeRange(bars[0][0] if full else left.end_ms, span.end_ms)

@@ -68,7 +68,7 @@ class Stable(NamedTuple):
 class BarsPage(NamedTuple):
     """Bars, the times of rows that were filled in if any were asked for, gaps, and the next page."""
 
-    bars: list[Bar]
+    bars: Sequence[Bar]
     filled: list[int] | None
     gaps: list[Gap]
     next_page_token: str | None
@@ -209,7 +209,7 @@ class MarketService:
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar] | None:
         """The provider's finest bars beside a tape, from `since_ms` (or a while ago) to the present."""
-        bases = feed.provider.plugin.timeframes_of(feed.instrument.symbol)
+        bases = feed.provider.timeframes_of(feed.instrument.symbol)
         if not bases:
             return None
         finest = min(bases, key=lambda base: base.nominal_ms)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import chain, groupby
 from typing import NamedTuple, TypeAlias
 
 from marketd.cache import BarCache, Bucket, BucketKey, Claim
@@ -99,7 +99,8 @@ class StoredReads:
         if self._changes != changes and len(parts) > 1:
             # Some parts are perhaps older than the change, and some newer.
             return await self._from_storage(series, span, limit, newest)
-        return StoredRead(_joined(reversed(parts) if newest else parts), sorted(coverage), sources)
+        bars = _joined(parts[::-1] if newest else parts)
+        return StoredRead(bars, sorted(coverage), sources)
 
     async def _from_storage(
         self, series: Series, span: TimeRange, limit: int, newest: bool
@@ -192,9 +193,7 @@ def _span(piece: _Piece) -> TimeRange:
     return piece.span
 
 
-def _joined(parts: Iterable[bytes | list[Bar]]) -> list[Bar]:
+def _joined(parts: Sequence[bytes | list[Bar]]) -> list[Bar]:
     """The bars of all parts, packed or not, one after the other."""
-    bars: list[Bar] = []
-    for part in parts:
-        bars += packing.unpack(part) if isinstance(part, bytes) else part
-    return bars
+    unpacked = [packing.unpack(part) if isinstance(part, bytes) else part for part in parts]
+    return unpacked[0] if len(unpacked) == 1 else list(chain.from_iterable(unpacked))

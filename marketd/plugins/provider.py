@@ -85,14 +85,28 @@ class Provider(ProviderLife):
         return [name for name, has_it in capabilities.items() if has_it]
 
     def streams_bars(self, symbol: str, timeframe: Timeframe) -> bool:
-        """True if the plugin pushes the bars of this series; if not, they are polled."""
+        """True if the plugin pushes the bars of this series; if not, they are polled.
+
+        Raises ProviderFailed, as each of these, if the plugin fails to say so.
+        """
         plugin = self.plugin
         return (
             isinstance(plugin, BarStreams)
             and plugin.has_bar_stream
-            and timeframe in plugin.timeframes_of(symbol)
-            and plugin.streams_bars_of(symbol, timeframe)
+            and timeframe in self.timeframes_of(symbol)
+            and self._told(lambda: plugin.streams_bars_of(symbol, timeframe))
         )
+
+    def timeframes_of(self, symbol: str) -> Sequence[Timeframe]:
+        """The base timeframes that the provider itself has of `symbol`."""
+
+        def timeframes() -> Sequence[Timeframe]:
+            told = self.plugin.timeframes_of(symbol)
+            if not all(isinstance(base, Timeframe) for base in told):
+                raise TypeError
+            return told
+
+        return self._told(timeframes)
 
     @property
     def streams_ticks(self) -> bool:
@@ -118,11 +132,11 @@ class Provider(ProviderLife):
 
         Where none of the provider's own does, it is one that can be made of its trades.
         """
-        bases = [base for base in self.plugin.timeframes_of(symbol) if base.tiles(wanted)]
+        bases = [base for base in self.timeframes_of(symbol) if base.tiles(wanted)]
         if not bases:
             bases = [base for base in self.made_of_ticks(symbol) if base.tiles(wanted)]
         if not bases:
-            have = ", ".join(str(base) for base in self.plugin.timeframes_of(symbol))
+            have = ", ".join(str(base) for base in self.timeframes_of(symbol))
             raise Unsupported(
                 f"{self.name} has {have or 'no bars'}, from which {wanted} cannot be made."
             )
@@ -132,7 +146,7 @@ class Provider(ProviderLife):
         """The base timeframes that the provider has not, but that trades of `symbol` make up."""
         if not (self.has_tick_history or self.streams_ticks):
             return []
-        own = self.plugin.timeframes_of(symbol)
+        own = self.timeframes_of(symbol)
         return [base for base in MADE_OF_TICKS if base not in own]
 
     def load_params(self, params: Mapping[str, str]) -> dict[str, Any]:
@@ -167,15 +181,14 @@ class Provider(ProviderLife):
         plugin = self.plugin
         if not (isinstance(plugin, MarketHours) and self._instance.was_open):
             return []
-        try:
+
+        def ranges() -> list[TimeRange]:
             told = plugin.closed(symbol, span.start_ms, span.end_ms)
-            ranges = merge(TimeRange(*map(index, piece)).clip(span) for piece in told)
-        except Exception as error:
-            failure = error if isinstance(error, MarketdError) else self._guard.foreign(error)
-            self._guard.failed(failure)
-            raise failure from error
+            return merge(TimeRange(*map(index, piece)).clip(span) for piece in told)
+
         whole = (
-            TimeRange(timeframe.ceil(piece.start_ms), timeframe.floor(piece.end_ms)) for piece in ranges
+            TimeRange(timeframe.ceil(piece.start_ms), timeframe.floor(piece.end_ms))
+            for piece in self._told(ranges)
         )
         return [piece for piece in whole if not piece.is_empty]
 
@@ -298,6 +311,9 @@ class Provider(ProviderLife):
             begins_ms = max(timeframe.ceil(error.first_ms), timeframe.end(span.start_ms))
             end_ms = min(begins_ms, span.end_ms)
             return Fetched([], end_ms, [TimeRange(span.start_ms, end_ms)], begins_ms)
+        if turn.background:
+            # To read a page takes about as long as the plugin took: what has come meanwhile goes first.
+            await asyncio.sleep(0)
         settled_ms = timeframe.floor(asked_at_ms - plugin.settle_ms)
         asked = Question(symbol, timeframe, span, limit, plugin.clock.now_ms(), settled_ms)
         return await self._pages.read(rows, asked)
@@ -315,6 +331,15 @@ class Provider(ProviderLife):
         except ProviderFailed as error:
             self._guard.failed(error)
             raise
+
+    def _told(self, say: Callable[[], T]) -> T:
+        """What the plugin says at once; ProviderFailed if it raises anything."""
+        try:
+            return say()
+        except Exception as error:
+            failure = error if isinstance(error, MarketdError) else self._guard.foreign(error)
+            self._guard.failed(failure)
+            raise failure from error
 
     async def _check_market(self, market: str) -> None:
         if market not in self.plugin.markets and market not in await self.markets():

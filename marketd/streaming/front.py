@@ -20,7 +20,7 @@ from marketd.streaming.needs import History
 log = logging.getLogger(__name__)
 
 # As many are told in one turn of the loop: far fewer than an outbox holds.
-_CATCH_UP_BARS = 1_000
+_CATCH_UP_BARS = 500
 
 
 class Front:

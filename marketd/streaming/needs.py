@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -23,7 +23,7 @@ Urgent: TypeAlias = Callable[[], AbstractContextManager[None]]
 class PastBars(NamedTuple):
     """Closed bars, ascending: all there are up to `end_ms`, but for `gaps`."""
 
-    bars: list[Bar]
+    bars: Sequence[Bar]
     end_ms: int
     gaps: list[Gap]
 

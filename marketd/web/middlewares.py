@@ -10,6 +10,9 @@ from marketd.domain.errors import InvalidInput
 from marketd.web.errors import Handler
 from marketd.web.keys import GATE, METRICS
 
+# Whoever looks how the daemon or a backfill is doing is not to hold the backfill up.
+_LOOKING = ("/api/v1/backfills", "/healthz", "/readyz", "/metrics")
+
 
 @web.middleware
 async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -18,8 +21,8 @@ async def measured(request: web.Request, handler: Handler) -> web.StreamResponse
     route = resource.canonical if resource is not None else "unknown"
     metrics = request.app[METRICS]
     started_s = time.perf_counter()
-    if "Upgrade" in request.headers:
-        # A stream stays for long; its client does not wait for an answer.
+    if "Upgrade" in request.headers or route.startswith(_LOOKING):
+        # A stream stays for long, and its client does not wait for an answer.
         response = await handler(request)
     else:
         with request.app[GATE].urgent():

@@ -13,6 +13,9 @@ from marketd.market.service import Stable
 from marketd.storage import Change
 from marketd.web.errors import Handler
 
+# How many questions without a ready answer are remembered.
+_REMEMBERED = 4_096
+
 
 class _Answer(NamedTuple):
     body: bytes
@@ -30,6 +33,18 @@ class ReadyAnswers:
         self._bytes = 0
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
         self._of_series: dict[Series, set[str]] = {}
+        self._came: OrderedDict[int, None] = OrderedDict()
+
+    def comes_again(self, question: str) -> bool:
+        """True if the question came a while ago, too: the answer to one that comes once is not worth
+        the memory, nor what it costs to fill that anew each time."""
+        mark = hash(question)
+        came = mark in self._came
+        self._came[mark] = None
+        self._came.move_to_end(mark)
+        if len(self._came) > _REMEMBERED:
+            self._came.popitem(last=False)
+        return came
 
     def find(self, question: str) -> web.Response | None:
         """The answer as it was given before, if nothing in it has changed since."""
@@ -86,7 +101,10 @@ STABLE = web.RequestKey("STABLE", Stable)
 
 @web.middleware
 async def ready(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers what was answered before, ahead of validation; keeps what a handler marks as stable."""
+    """Answers what was answered before, ahead of validation.
+
+    Keeps what a handler marks as stable, once it was asked for twice.
+    """
     if request.method != "GET" or request.body_exists:
         return await handler(request)
     answers = request.app[READY]
@@ -97,7 +115,12 @@ async def ready(request: web.Request, handler: Handler) -> web.StreamResponse:
     changes = answers.changes
     response = await handler(request)
     of = request.get(STABLE)
-    if of is not None and answers.changes == changes and isinstance(response, web.Response):
+    if (
+        of is not None
+        and answers.changes == changes
+        and isinstance(response, web.Response)
+        and answers.comes_again(question)
+    ):
         answers.keep(question, response, of)
     return response
 

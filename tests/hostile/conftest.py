@@ -19,9 +19,12 @@ from marketd.config import (
     StorageConfig,
     UpstreamConfig,
 )
+from marketd.config.settings import Millis
 from marketd.domain.bar import Bar
 from marketd.plugins import PluginContext
 from marketd.plugins.sim.plugin import SimPlugin
+
+IMPATIENT = UpstreamConfig(timeout=Millis(250), retries=2)
 
 
 @pytest.fixture
@@ -45,6 +48,7 @@ async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
         request_timeout: int = 3_000,
         settings: dict[str, Any] | None = None,
         database: str = "",
+        upstream: UpstreamConfig = IMPATIENT,
         **sections: Any,
     ) -> World:
         clock = ManualClock(now_ms)
@@ -54,7 +58,7 @@ async def make(tmp_path: Path, simulated: Sequence[Bar]) -> AsyncIterator[Make]:
         config = Config(
             server=ServerConfig(port=0, request_timeout=request_timeout),  # type: ignore[arg-type]
             storage=StorageConfig(url=database or f"sqlite:///{tmp_path / 'marketd.db'}"),
-            upstream=UpstreamConfig(timeout=250, retries=2),  # type: ignore[arg-type]
+            upstream=upstream,
             history=HistoryConfig(depth=DAY_MS),  # type: ignore[arg-type]
             providers={
                 "vendor": ProviderConfig("vendor", "stand_in", {"url": vendor.url} | (settings or {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
@@ -15,7 +16,7 @@ from killing import doomed_node
 from servers.postgres import PostgresServer
 from stand_in import well
 
-from marketd.config import RedisConfig
+from marketd.config import RedisConfig, UpstreamConfig
 
 
 @pytest.fixture
@@ -30,10 +31,12 @@ def running(world: World) -> float:
 async def test_each_is_worked_on_by_one_node_and_any_node_tells_of_it_and_commands_it(
     make: Make, database: str, redis_url: str
 ) -> None:
-    shared = {"database": database, "redis": RedisConfig(url=redis_url)}
-    one = await make(**shared, backfill=(kept(symbols=("S9",)),))
+    shared: dict[str, Any] = {"database": database, "redis": RedisConfig(url=redis_url)}
+    # Nothing is asked for twice because the machine is busy.
+    shared |= {"upstream": UpstreamConfig(), "backfill": (kept(symbols=("S9",)),)}
+    one = await make(**shared)
     vendor = one.vendor
-    other = await make(**shared, backfill=(kept(symbols=("S9",)),), settings={"url": vendor.url})
+    other = await make(**shared, settings={"url": vendor.url})
     (filled,) = await all_told(other)
     await until(one, filled, lambda told: told["next"] is not None)
     jobs = [await begin((one, other)[n % 2], symbol=f"S{n}") for n in range(8)]
@@ -74,7 +77,7 @@ async def test_each_is_worked_on_by_one_node_and_any_node_tells_of_it_and_comman
 async def test_what_a_node_was_at_when_it_stopped_another_takes_over_and_it_notices_when_it_wakes_up(
     make: Make, database: str, redis_url: str
 ) -> None:
-    world = await make(database=database, redis=RedisConfig(url=redis_url))
+    world = await make(database=database, redis=RedisConfig(url=redis_url), upstream=UpstreamConfig())
     vendor = world.vendor
     async with doomed_node(database, vendor.url, redis_url) as doomed:
         await world.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,7 @@ from besieged import START, M, Make, World
 from stand_in import SYMBOL, Asked, Vendor, cut, hanging, rows, slow, status, well
 from stand_in_plugin import StandInPlugin
 
+from marketd.backfill.gate import LoadGate
 from marketd.backfill.job import KIND, Backfill
 from marketd.domain.bar import Bar
 from marketd.domain.timerange import TimeRange
@@ -32,33 +33,35 @@ async def test_it_brings_all_that_is_missing_once_and_says_so(world: World) -> N
     assert len(world.vendor.asked) == asked
 
 
+class Together:
+    """A mood that is slow, and counts how many requests are under way at once."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._now = 0
+
+    async def __call__(self, vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        try:
+            return await slow(0.1)(vendor, asked, request)
+        finally:
+            self._now -= 1
+
+
 async def test_pieces_of_one_series_come_side_by_side_and_the_newest_first(world: World) -> None:
-    world.vendor.mood = slow(0.1)
-    loop = asyncio.get_running_loop()
-    begun_s = loop.time()
+    world.vendor.mood = together = Together()
     await ended(world, await begin(world))
     assert world.vendor.asked[0].span.end_ms == START + 600 * M
     assert len(world.vendor.asked) == 6
-    assert loop.time() - begun_s < 0.5  # three at once: two rounds instead of six
+    assert together.most == StandInPlugin.concurrency - 1
 
 
 async def test_many_backfills_together_use_all_places_but_one(world: World) -> None:
-    together: list[int] = [0]
-    most = 0
-
-    async def counted(vendor: Vendor, asked: Asked, request: web.Request) -> web.StreamResponse:
-        nonlocal most
-        together[0] += 1
-        most = max(most, together[0])
-        try:
-            return await slow(0.02)(vendor, asked, request)
-        finally:
-            together[0] -= 1
-
-    world.vendor.mood = counted
+    world.vendor.mood = together = Together()
     for one in [await begin(world, symbol=f"S{n}") for n in range(5)]:
         assert (await ended(world, one))["state"] == "done"
-    assert most == StandInPlugin.concurrency - 1
+    assert together.most == StandInPlugin.concurrency - 1
     assert fetched_twice(world) == []
 
 
@@ -235,6 +238,27 @@ async def test_it_waits_while_the_daemon_is_busy(world: World) -> None:
         assert not gate.is_open
         assert world.vendor.asked == []
     assert (await ended(world, told))["state"] == "done"
+
+
+async def test_whoever_watches_it_does_not_hold_it_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = world.daemon.gate
+    made_way_for: list[str] = []
+
+    def urgent() -> AbstractContextManager[None]:
+        made_way_for.append("somebody")
+        return LoadGate.urgent(gate)
+
+    monkeypatch.setattr(gate, "urgent", urgent)
+    told = await begin(world)
+    await ended(world, told)
+    for path in (PATH, "/healthz", "/readyz", "/metrics"):
+        async with world.session.get(path) as response:
+            assert response.status == 200
+    assert made_way_for == []
+    await world.bars()
+    assert made_way_for == ["somebody"]
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {

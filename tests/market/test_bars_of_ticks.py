@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from scripted import INSTRUMENT, START, M, RememberingPlugin, feed_of, provider_
 from marketd.clock import ManualClock
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Gap, Reason
-from marketd.domain.errors import Unsupported
+from marketd.domain.errors import InvalidInput, Unsupported
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.market.history import History
 from marketd.market.late import LateTrades
 from marketd.market.orchestrator import DataOrchestrator
+from marketd.market.service import MarketService, SeriesName
 from marketd.market.tapes import Tapes
 from marketd.market.time_bars import TimeBarFeed, TimeBars
 from marketd.metrics import Metrics
@@ -120,6 +122,20 @@ async def test_they_are_the_bars_of_all_trades_the_forming_one_included(
         assert [bar[5] for bar in found.bars] == pytest.approx([bar[5] for bar in expected])
 
 
+async def test_bars_of_trades_take_no_parameters(storage: SQLiteStorage) -> None:
+    _, source = provider(TICKS)
+    time_bars = TimeBars(Tapes(storage, Metrics()), late_ms=LATE)
+    loader: Any = SimpleNamespace(provider=lambda name: source)
+    nobody: Any = None
+    service = MarketService(loader, orchestrator(storage), time_bars, nobody, nobody, storage)
+    assert (await service.feed(SeriesName(INSTRUMENT, MINUTE, {}))).tape is not None
+    with pytest.raises(
+        InvalidInput, match="test has no 1m bars; those made of its trades take no param"
+    ):
+        await service.feed(SeriesName(INSTRUMENT, MINUTE, {"adjustment": "raw"}))
+    assert (await service.feed(SeriesName(INSTRUMENT, DAY, {"adjustment": "raw"}))).tape is None
+
+
 async def test_what_is_closed_is_asked_for_once(storage: SQLiteStorage) -> None:
     plugin, source = provider(TICKS)
     feed = made(storage, source)
@@ -145,7 +161,7 @@ async def test_no_bar_is_made_of_a_part_of_its_trades(storage: SQLiteStorage) ->
     since=st.integers(0, 5),
     length=st.integers(1, 8),
 )
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_pages_put_together_are_all_bars_of_the_range(
     tmp_path_factory: pytest.TempPathFactory, times: list[int], since: int, length: int, late_s: int
 ) -> None:
@@ -222,6 +238,17 @@ async def test_a_trade_beyond_the_window_is_stored_and_counted_and_revises_nothi
     assert len(world.plugin.asked) == asked
 
 
+async def test_what_a_process_had_no_time_to_make_again_the_next_one_makes(
+    world: World, storage: SQLiteStorage
+) -> None:
+    await world.read()
+    await storage.store_ticks(INSTRUMENT, [late := tick(10 * M + 100, 200.0)])
+    next_one = World(storage, TICKS, [DAY])
+    await next_one.says(now := tick(20 * M + 29_000))
+    await next_one.shows(lambda: bars_of_ticks(sorted([*TICKS, late, now]), MINUTE))
+    await next_one.supervisor.stop()
+
+
 async def test_the_providers_own_bars_are_not_made_of_trades(storage: SQLiteStorage) -> None:
     world = World(storage, TICKS, [DAY, MINUTE, SECOND])
     feed = feed_of(world.source)
@@ -244,7 +271,7 @@ ACTS = st.lists(
 
 
 @given(acts=ACTS)
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_in_whatever_order_trades_and_readers_come_the_bars_are_those_of_all_trades(
     tmp_path_factory: pytest.TempPathFactory, acts: list[Timeframe | list[int]]
 ) -> None:

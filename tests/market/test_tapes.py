@@ -70,7 +70,7 @@ async def test_time_that_passes_while_the_present_is_read_is_no_gap(
     world.plugin.clock = clock = Passing(NOW)
     world.plugin.settle_ms = settle_ms
     for clock.step_ms in range(50, 1_000, 50):
-        assert not (await world.read(TimeRange(NOW - 5 * S, NOW + 600 * S))).gaps
+        assert not (await world.read(TimeRange(NOW - 5 * S, NOW + 600 * S), patience_s=30)).gaps
 
 
 async def test_what_a_provider_does_not_keep_is_a_gap(storage: SQLiteStorage) -> None:

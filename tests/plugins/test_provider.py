@@ -23,6 +23,7 @@ from marketd.domain.errors import (
 )
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.rate_limit import RateLimit
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.guard import Health, Turn
 
@@ -52,6 +53,31 @@ class Symbols(ScriptedPlugin):
         if self.fails:
             raise ProviderFailed("no symbols today.", transient=False)
         return [self.info, SymbolInfo("SPY", "us_equity")]
+
+
+class Speechless(StreamingPlugin):
+    """Fails to say what it has of a symbol, or says something else; see `odd`."""
+
+    odd: Any = None
+
+    def timeframes_of(self, symbol: str) -> Sequence[Timeframe]:
+        return self.odd or super().timeframes_of(symbol)
+
+    def streams_bars_of(self, symbol: str, timeframe: Timeframe) -> bool:
+        raise KeyError(symbol)
+
+
+async def test_a_plugin_that_does_not_know_what_it_has_of_a_symbol_is_a_failing_provider() -> None:
+    plugin = scripted(BARS, now_ms=START + 10 * M, cls=Speechless)
+    provider = provider_of(plugin)
+    await provider.open()
+    with pytest.raises(ProviderFailed, match="KeyError"):
+        provider.streams_bars("SPY", MINUTE)
+    assert provider.health.state == "down"
+    for odd in (["1m"], 5):
+        plugin.odd = odd
+        with pytest.raises(ProviderFailed, match="TypeError"):
+            provider.base_of("SPY", MINUTE)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import asyncpg
+from servers.ports import free_port
 
 _NOBODY = 65534
 _SETTINGS = {
@@ -36,7 +36,7 @@ class PostgresServer:
         self._data = folder / "data"
         self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self.password = secrets.token_urlsafe(12) + "/@:#?"  # what a URL has to quote
         self._as_somebody: dict[str, Any] = {}
         self._binaries = self._find_binaries()
@@ -131,10 +131,3 @@ def running(*, durable: bool = False) -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -21,9 +20,9 @@ class Counted(Connection):
 
     turns = 0
 
-    async def run(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
+    def call(self, function: Callable[[sqlite3.Connection], None]) -> None:
         self.turns += 1
-        return await super().run(function)
+        super().call(function)
 
 
 @pytest.fixture

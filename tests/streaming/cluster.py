@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
-from typing import cast
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
-from scripted import START, M, StreamingPlugin, bar, scripted
+from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar, scripted
+from way import Way
 from world import Client, World
 
 from marketd.bus import BusAway, Held
@@ -23,7 +23,6 @@ from marketd.plugins import BarUpdate
 from marketd.storage.postgres import PostgresStorage
 from marketd.streaming.member import NodeWorker, Others
 from marketd.streaming.nodes import Nodes
-from marketd.supervisor import cancel_all
 
 HISTORY = [bar(minute) for minute in range(10)]
 NOW = START + 10 * M + 20_000
@@ -71,47 +70,6 @@ class Leased(LocalLeases):
             raise BusAway("cut")
 
 
-class Way:
-    """The way to a database, over which nothing passes while it is silent; it goes on after that."""
-
-    def __init__(self, url: str) -> None:
-        self._end = urlsplit(url)
-        self._is_open = asyncio.Event()
-        self._is_open.set()
-        self._passing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self.url = ""
-
-    async def __aenter__(self) -> Way:
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = urlunsplit(self._end).replace(f":{self._end.port}/", f":{port}/")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await cancel_all(self._passing)
-        for writer in self._passing.values():
-            writer.transport.abort()
-
-    def silence(self) -> None:
-        self._is_open.clear()
-
-    def open(self) -> None:
-        self._is_open.set()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(self._end.hostname, self._end.port)
-        for source, sink in ((reader, there[1]), (there[0], writer)):
-            self._passing[asyncio.create_task(self._pass(source, sink))] = sink
-
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await source.read(65_536):
-                await self._is_open.wait()
-                sink.write(data)
-        sink.close()
-
-
 class Listened(StreamingPlugin):
     """A plugin that knows whether its stream is listened to."""
 
@@ -130,7 +88,14 @@ class Listened(StreamingPlugin):
 class Node:
     """One node with one client of its one-minute bars."""
 
-    def __init__(self, cluster: Cluster, name: str, storage: PostgresStorage) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        cls: type[ScriptedPlugin],
+        timeframes: Sequence[Timeframe],
+        storage: PostgresStorage,
+    ) -> None:
         self.name = name
         self.wire = Wire()
         self.talk = Wire()
@@ -140,9 +105,10 @@ class Node:
         self.nodes = Nodes(self.leases, self.storage, self.metrics, now_s=lambda: cluster.now_s)
         self.bus = Bus(cluster.hub, self.talk)
         others = Others(self.nodes, self.bus, cluster.clock, self.metrics)
-        plugin = scripted(HISTORY, now_ms=NOW, cls=Listened, clock=cluster.clock)
-        plugin.bars = cluster.bars
-        self.plugin = cast("Listened", plugin)
+        self.plugin: Any = scripted(
+            HISTORY, now_ms=NOW, timeframes=timeframes, cls=cls, clock=cluster.clock
+        )
+        self.plugin.bars = cluster.bars
         self.world = World(self.storage, self.plugin, cluster.clock, partial(NodeWorker, others=others))
         self.client: Client = self.world.client()
 
@@ -158,7 +124,7 @@ class Node:
     @property
     def leads(self) -> bool:
         """Whether its plugin is listened to."""
-        return self.plugin.listeners > 0
+        return bool(self.plugin.listeners)
 
     @property
     def hears(self) -> bool:
@@ -186,11 +152,16 @@ class Cluster:
         self.bars: list[Bar] = list(HISTORY)
         self.nodes: list[Node] = []
 
-    async def node(self, way: Way | None = None) -> Node:
+    async def node(
+        self,
+        cls: type[ScriptedPlugin] = Listened,
+        timeframes: Sequence[Timeframe] = (MINUTE,),
+        way: Way | None = None,
+    ) -> Node:
         """One more, perhaps with a way of its own to the database, which it has little patience with."""
         url, patience_s = (self.url, 10) if way is None else (way.url, 2)
         storage = PostgresStorage(url, connections=2, patience_s=patience_s)
-        node = Node(self, f"node {len(self.nodes)}", storage)
+        node = Node(self, f"node {len(self.nodes)}", cls, timeframes, storage)
         self.nodes.append(node)
         await node.storage.open()
         return node

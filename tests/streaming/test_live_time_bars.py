@@ -168,6 +168,20 @@ async def test_until_a_quiet_stream_speaks_its_last_interval_is_pending_and_not_
     assert await client.closed(1) == bars_of_ticks([tick(S)], MINUTE)
 
 
+async def test_without_a_stream_the_history_of_trades_is_polled(make: Callable[..., Trading]) -> None:
+    market = make(RememberingPlugin)
+    market.plugin.has_tick_stream = False
+    market.plugin.past = [tick(S), tick(10 * S, 101.0)]
+    client = market.world.client()
+    await market.world.join(client, MINUTE, START)
+    await market.until(20 * S)
+    while [await formed(client)] != bars_of_ticks(market.plugin.past, MINUTE):
+        pass
+    await market.until(M + 3 * S)
+    assert await client.closed(1) == bars_of_ticks(market.plugin.past, MINUTE)
+    assert market.plugin.streams == 0
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 async def test_an_interval_with_a_break_is_a_gap_and_the_next_one_is_whole(
     make: Callable[..., Trading], wrong: bool

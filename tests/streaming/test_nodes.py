@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import count
 
 import asyncpg
 import pytest
-from cluster import Cluster, Node, Way, until
-from scripted import START, M, bar
+from cluster import Cluster, Node, until
+from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
 from servers.postgres import PostgresServer
+from way import Way
 
 from marketd.chores import probe
+from marketd.domain.bar import Tick
+from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 
-FIVE = Timeframe.parse("5m")
+FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 NUMBERS = count()
 
 
@@ -67,6 +71,46 @@ async def test_derived_bars_are_the_same_on_every_node(cluster: Cluster) -> None
     first, second = [await client.closed(1) for client in clients]
     assert first == second
     assert first[0][0] == START + 10 * M
+
+
+async def test_bars_of_trades_form_close_and_are_revised_on_every_node(cluster: Cluster) -> None:
+    leader, follower = nodes = [await cluster.node(TickingPlugin, (DAY,)) for _ in range(2)]
+    for node in nodes:
+        await node.join()
+    await until(lambda: leader.plugin.streams and follower.hears)
+    said: list[Tick] = []
+
+    async def says(ms: int, price: float, at_ms: int | None = None) -> None:
+        cluster.clock.set(START + (at_ms or ms))
+        said.append((START + ms, price, 0.5, "buy", str(ms)))
+        leader.plugin.batches.put_nowait(said[-1:])
+        minute = TimeRange(START + ms, START + ms + 1)
+        async with asyncio.timeout(10):
+            while not (await leader.storage.read_ticks(INSTRUMENT, minute, limit=1)).ticks:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    for ms in (30_000, 55_000, M + 1_000):
+        await says(10 * M + ms, 100.0)
+    for node in nodes:
+        while (forming := await node.client.next("bar"))["bar"][0] < START + 11 * M:
+            pass
+        assert (forming["bar"][4], forming["closed"]) == (100.0, False)
+    for ms in (25_000, 50_000, M + 1_000):
+        await says(11 * M + ms, 101.0)
+    cluster.clock.set(START + 12 * M + 3_000)
+    for node in nodes:
+        assert await node.client.closed(1) == bars_of_ticks(said[2:5], MINUTE)
+    await says(11 * M + 2_000, 200.0, at_ms=12 * M + 4_000)
+    for node in nodes:
+        while (told := await node.client.next("bar"))["rev"] != 1:
+            pass
+        expected = bars_of_ticks(sorted([*said[2:5], said[-1]]), MINUTE)
+        assert [tuple(told["bar"])] == expected
+        found = await node.world.orchestrator.bars(
+            node.world.feed, MINUTE, since=START + 11 * M, before=START + 12 * M, limit=1
+        )
+        assert found.bars == expected
+    assert follower.plugin.streams == 0
 
 
 async def test_when_the_leader_dies_another_leads_and_nobody_misses_or_repeats_a_bar(
@@ -215,7 +259,7 @@ async def test_a_leader_whose_database_says_nothing_lets_another_lead_and_return
     cluster: Cluster,
 ) -> None:
     async with Way(cluster.url) as way:
-        leader, follower = await cluster.node(way), await cluster.node()
+        leader, follower = await cluster.node(way=way), await cluster.node()
         leader.world.supervisor.run(
             "probe", partial(probe, leader.storage, leader.metrics.storage_fault_seconds)
         )

@@ -53,6 +53,13 @@ def test_an_answer_comes_back_as_it_was_given() -> None:
     assert answers.find("p") is None
 
 
+def test_a_question_comes_again_if_it_came_among_the_last_thousands() -> None:
+    answers = ReadyAnswers(1_000)
+    assert [answers.comes_again(question) for question in "abab"] == [False, False, True, True]
+    assert not any(answers.comes_again(f"{number}") for number in range(5_000))
+    assert not answers.comes_again("a")
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), max_size=15),
     st.integers(0, 50),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import aiosqlite
@@ -29,6 +30,13 @@ class Connection(aiosqlite.Connection):
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
         return result
+
+    def call(self, function: Callable[[sqlite3.Connection], None]) -> None:
+        """The same for a function that tells by itself what has come of it; it must not raise.
+
+        Raises ValueError once it is closed.
+        """
+        self._tx.put_nowait((None, partial(function, self._conn)))
 
 
 @contextmanager

@@ -32,51 +32,63 @@ class Reader:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        # Those that are being read are the first of them.
         self._waiting: deque[_Read] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._is_reading = False
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` gives, or raises, in the connection's thread."""
-        read = _Read(work, asyncio.get_running_loop().create_future())
+        read = _Read(work, self._loop.create_future())
         self._waiting.append(read)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._read_waiting())
+        if not self._is_reading:
+            self._begin_soon()
         outcome: T = await read.outcome
         return outcome
 
     async def finish(self) -> None:
         """Returns once all that was asked is answered."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self._waiting:
+            await asyncio.wait([read.outcome for read in self._waiting])
 
-    async def _read_waiting(self) -> None:
-        while self._waiting:
-            works = [read.work for read in self._waiting]
-            try:
-                outcomes = await self._connection.run(partial(_first_of, works))
-            except ValueError:  # it was closed meanwhile
-                outcomes = [StorageFailed("The database is not open.")] * len(works)
-            for outcome in outcomes:
-                future = self._waiting.popleft().outcome
-                if future.done():
-                    continue  # nobody waits for it any more
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
+    def _begin_soon(self) -> None:
+        # Once those who have just been answered have gone on: what they ask next comes along, and the
+        # thread does not get into their way.
+        self._is_reading = True
+        self._loop.call_soon(self._begin)
 
-
-def _first_of(
-    works: Sequence[Callable[[sqlite3.Connection], Any]], connection: sqlite3.Connection
-) -> list[Any]:
-    """In the thread: what the first of `works` give or raise, as many as there is time for."""
-    end_s = time.perf_counter() + _GROUP_S
-    outcomes: list[Any] = []
-    for work in works:
+    def _begin(self) -> None:
+        works = [read.work for read in self._waiting]
         try:
-            outcomes.append(work(connection))
-        except Exception as error:
-            outcomes.append(error)
-        if time.perf_counter() > end_s:
-            break
-    return outcomes
+            self._connection.call(partial(self._read, works))
+        except ValueError:  # it was closed meanwhile
+            self._answer([StorageFailed("The database is not open.")] * len(works))
+
+    def _read(
+        self, works: Sequence[Callable[[sqlite3.Connection], Any]], connection: sqlite3.Connection
+    ) -> None:
+        """In the thread: does the first of `works`, as many as there is time for."""
+        end_s = time.perf_counter() + _GROUP_S
+        outcomes: list[Any] = []
+        for work in works:
+            try:
+                outcomes.append(work(connection))
+            except Exception as error:
+                outcomes.append(error)
+            if time.perf_counter() > end_s:
+                break
+        # Ahead of what is told of later writes.
+        self._loop.call_soon_threadsafe(self._answer, outcomes)
+
+    def _answer(self, outcomes: Sequence[Any]) -> None:
+        for outcome in outcomes:
+            future = self._waiting.popleft().outcome
+            if future.done():
+                continue  # nobody waits for it any more
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        self._is_reading = False
+        if self._waiting:
+            self._begin_soon()
