@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
@@ -32,6 +32,8 @@ from marketd.domain.timeframe import Timeframe
 # What a stream is of.
 E = TypeVar("E", covariant=True)
 
+# So many trades of a symbol are known again after a lost connection.
+_TRADES_KEPT = 10_000
 _HEARTBEAT_S = 20.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 # What passes by itself, once a subscription has been accepted.
@@ -159,13 +161,13 @@ class FollowingTicks(Following[TickSnapshot | TickUpdate]):
     def __init__(self, symbols: Sequence[str], names: Mapping[str, Any], *, since: str | None) -> None:
         super().__init__(symbols, {**names, "channel": "ticks"}, since=since)
         self._cursors: dict[str, str] = {}
-        # For each symbol the trades of the newest millisecond that were told, which may come again.
-        self._edges: dict[str, Counter[Tick]] = {}
-        self._is_back: set[str] = set()
+        # For each symbol the trades that were told last, and those of them that may come again.
+        self._told: dict[str, deque[Tick]] = {symbol: deque(maxlen=_TRADES_KEPT) for symbol in symbols}
+        self._again: dict[str, Counter[Tick]] = {}
 
     def _place(self, symbol: str) -> Mapping[str, Any]:
         if symbol in self._cursors:
-            self._is_back.add(symbol)
+            self._again[symbol] = Counter(self._told[symbol])
             return {"resume": self._cursors[symbol]}
         return {} if self._since is None else {"since": self._since}
 
@@ -176,32 +178,29 @@ class FollowingTicks(Following[TickSnapshot | TickUpdate]):
 
     def _news(self, message: Mapping[str, Any]) -> Iterator[TickSnapshot | TickUpdate]:
         symbol = message["symbol"]
-        self._cursors[symbol] = message.get("cursor", self._cursors.get(symbol, ""))
+        if "cursor" in message:
+            self._cursors[symbol] = message["cursor"]
         match message["type"]:
             case "snapshot":
                 ticks = self._new(symbol, ticks_of(message["ticks"]))
                 yield TickSnapshot(symbol, ticks, message["complete"])
             case "tick":
-                # What is repeated of a connection before comes first, in snapshots.
-                self._is_back.discard(symbol)
-                yield TickUpdate(symbol, self._new(symbol, ticks_of(message["ticks"])))
+                if ticks := self._new(symbol, ticks_of(message["ticks"])):
+                    yield TickUpdate(symbol, ticks)
+            case "resumed":
+                # All that is repeated comes before.
+                self._again.pop(symbol, None)
 
     def _new(self, symbol: str, ticks: list[Tick]) -> list[Tick]:
-        """Without those that come again after a restart of the daemon."""
-        edge = self._edges.setdefault(symbol, Counter())
-        newest_ms = max((tick[0] for tick in edge), default=0)
+        """Without those that a connection before has told: a cursor may stand before some of them."""
+        again = self._again.get(symbol, Counter())
         new: list[Tick] = []
-        again = Counter(edge) if symbol in self._is_back else Counter()
         for tick in ticks:
             if again[tick]:
                 again[tick] -= 1
-                continue
-            new.append(tick)
-            if tick[0] > newest_ms:
-                edge.clear()
-                newest_ms = tick[0]
-            if tick[0] == newest_ms:
-                edge[tick] += 1
+            else:
+                new.append(tick)
+        self._told[symbol] += new
         return new
 
 

@@ -56,6 +56,11 @@ class TapePage:
         return self.span.end_ms == MAX_MS
 
     @property
+    def newest_ms(self) -> int:
+        """The time of the newest trade, or the beginning of the page."""
+        return self._ticks[-1][0] if self._ticks else self.span.start_ms
+
+    @property
     def may_be_kept(self) -> bool:
         """False if something is missing in it that may come without making news."""
         return not self.is_failed and all(

@@ -167,7 +167,8 @@ class TapeService:
             page = await pages.page(cursor_ms, joined.seq)
             subscription.has_read(page.span, page.seq)
             cursor_ms = page.span.end_ms
-            until = joined.cursor if page.is_last else joined.cursor._replace(next_ms=cursor_ms)
+            known_to_ms = max(joined.cursor.next_ms, page.newest_ms) if page.is_last else cursor_ms
+            until = joined.cursor._replace(next_ms=known_to_ms)
             complete = complete and not page.missing(known)
             await subscription.send(page.messages(known, until))
             if page.is_last:
