@@ -29,7 +29,8 @@ from marketd.client.answers import (
     TickUpdate,
     Time,
 )
-from marketd.client.client import DEFAULT_URL, MarketdClient
+from marketd.client.asking import DEFAULT_URL
+from marketd.client.client import MarketdClient
 from marketd.client.errors import MarketdClientError
 
 __all__ = [

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
-
-import aiohttp
-import orjson
+from typing import Any
 
 from marketd.client.answers import (
     Backfill,
@@ -25,30 +21,15 @@ from marketd.client.answers import (
     ticks_of,
     time_text,
 )
-from marketd.client.errors import MarketdClientError, failure, not_marketd
+from marketd.client.asking import Asking
 from marketd.client.stream import FollowingBars, FollowingTicks, follow
 from marketd.domain.instrument import SymbolInfo
 
-DEFAULT_URL = "http://127.0.0.1:8710"
-_TIMEOUT_S = 60.0
 _BACKFILLS = "/api/v1/backfills"
 
 
-class MarketdClient:
+class MarketdClient(Asking):
     """The daemon at `url`. Every method raises MarketdClientError if it says no or does not answer."""
-
-    def __init__(self, url: str = DEFAULT_URL) -> None:
-        self.url = url.rstrip("/")
-        self._session: aiohttp.ClientSession
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
 
     async def ready(self) -> dict[str, Any]:
         """What `/readyz` says of the daemon, its plugins and its providers, ready or not."""
@@ -402,23 +383,3 @@ class MarketdClient:
         names = {"market": market, "provider": provider}
         start = None if since is None else time_text(since)
         return follow(self._session, self.url, FollowingTicks(symbols, names, since=start))
-
-    async def _get(self, path: str, question: Mapping[str, Time | None]) -> dict[str, Any]:
-        given = {key: time_text(value) for key, value in question.items() if value is not None}
-        return await self._ask("GET", path, params=given)
-
-    async def _ask(self, method: str, path: str, **what: Any) -> dict[str, Any]:
-        """The JSON answer to a question, whatever its status; a problem is raised."""
-        try:
-            async with self._session.request(method, self.url + path, **what) as response:
-                kind = response.content_type
-                content = await response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise failure(self.url, error) from error
-        if kind == "application/problem+json":
-            body = orjson.loads(content)
-            raise MarketdClientError(response.status, body["code"], body["detail"], body.get("field"))
-        if kind != "application/json":
-            raise not_marketd(self.url, response.status)
-        answer: dict[str, Any] = orjson.loads(content)
-        return answer
