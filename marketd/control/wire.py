@@ -45,8 +45,8 @@ def span_in(value: Any) -> TimeRange:
 
 
 def stored_in(value: Any) -> Stored:
-    inserted, revised = value
-    return Stored(inserted, [Revision(tuple(bar), rev) for bar, rev in revised])
+    inserted, revised, late = value
+    return Stored(inserted, [Revision(tuple(bar), rev) for bar, rev in revised], late)
 
 
 def read_in(value: Any) -> StoredBars:

@@ -26,17 +26,32 @@ log = logging.getLogger(__name__)
 
 
 class Revision(NamedTuple):
-    """A stored bar that has changed: what it is now, and the how-manieth change that is (1, 2 …)."""
+    """A stored bar that has changed: what it is now, and the how-manieth change that is (1, 2 …).
+
+    0 if it is new where there was none.
+    """
 
     bar: Bar
     rev: int
 
 
 class Stored(NamedTuple):
-    """What a write has changed: bars that are new, and bars that are different from now on."""
+    """What a write has changed: bars that are new, and bars that are different from now on.
+
+    Of the new ones `late` lie where something was known already.
+    """
 
     inserted: int
     revised: Sequence[Revision]
+    late: int = 0
+
+
+class Revised(NamedTuple):
+    """Bars of a series that have changed, ascending, as they are now; `number` is that of the latest of
+    all changes."""
+
+    number: int
+    bars: Sequence[Revision]
 
 
 class StoredBars(NamedTuple):
@@ -124,12 +139,14 @@ class QueryPlan(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Bars that are new or revised: all of them open in `span`. What they were revised to is in
-    `revised`, as far as it is known."""
+    """Bars that are new or revised: all of them open in `span`.
+
+    `is_revision` if there may be some among them that `Storage.revised` gives.
+    """
 
     series: Series
     span: TimeRange
-    revised: Sequence[Revision]
+    is_revision: bool
 
 
 Changed: TypeAlias = Callable[[Change | None], None]
@@ -243,6 +260,16 @@ class Storage(ABC):
 
         Where there are `limit` bars the coverage may end with what they speak of (`reach_of`): a page
         of a long series does not read all that is known of it.
+        """
+
+    @abstractmethod
+    async def revised(self, series: Series, *, after: int, limit: int) -> Revised:
+        """The bars with the `limit` latest changes of those numbered above `after`.
+
+        A change is a bar that differs from the one stored before, or that is new where something was
+        known already: whoever has read the series before lacks it. The changes of a series are numbered
+        1, 2 …, those of one write alike or in order, and what is numbered later is committed later. What
+        is committed meanwhile may be among the bars, and its number is not given then.
         """
 
     @abstractmethod

@@ -23,6 +23,12 @@ class Progress(NamedTuple):
     next_ms: int
 
 
+class ChangesTold(NamedTuple):
+    """Every change of stored bars has been told, up to that of this `number` (see Storage.revised)."""
+
+    number: int
+
+
 class GapEvent(NamedTuple):
     """A range that live passes over, because what the provider has for it cannot be right."""
 
@@ -56,7 +62,7 @@ class HealthEvent(NamedTuple):
 
 # What clients are told, and everything.
 News: TypeAlias = BarEvent | GapEvent | HealthEvent
-Event: TypeAlias = News | Progress
+Event: TypeAlias = News | Progress | ChangesTold
 # What clients are told of trades, and of bars that are measured in them.
 TapeNews: TypeAlias = TickEvent | GapEvent | HealthEvent
 TickBarNews: TypeAlias = News | RevisedEvent

@@ -40,7 +40,13 @@ class Front:
         self._emit = emit
         self._corrections = Corrections(storage, feed.series, self.next_ms, emit)
         self.changed = self._corrections.changed
+        self.known = self._corrections.known
         self.run = self._corrections.run
+
+    @property
+    def number(self) -> int | None:
+        """See Corrections."""
+        return self._corrections.number
 
     def form(self, bar: Bar) -> None:
         """Tells a forming bar, if those before it were told."""

@@ -91,6 +91,7 @@ class NodeWorker:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.front.run())
+                await self.front.known()
                 while True:
                     await self._play()
         finally:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import MarketdError
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import MIN_MS, TimeRange
 from marketd.plugins.feed import Feed, TickFeed
 from marketd.storage import Change
 from marketd.streaming.messages import BarStream, Message, S, gap_message, snapshot_message
@@ -18,6 +18,8 @@ from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import BarSubscription
 
 F = TypeVar("F", bound=Feed | TickFeed)
+# What has become since a cursor of the bars before it, for a client; None if nobody can tell.
+Missed: TypeAlias = Callable[[F, S, Cursor], Awaitable[list[Message] | None]]
 
 _KEPT = 16
 # How many pages of one provider are read at once: what is live waits for no more than these.
@@ -35,10 +37,13 @@ class Page(NamedTuple):
 
 
 class _Question(NamedTuple):
+    """What is asked of the bars of a range; of those before a cursor, what has become of them."""
+
     base: BarStream
     series: BarStream
     since: int
     until: Cursor
+    is_of_changes: bool = False
 
 
 class _Reading:
@@ -52,9 +57,10 @@ class _Reading:
 class Pages(Generic[F, S]):
     """Reads each page of `most` bars once, also for a crowd that comes back at the same time."""
 
-    def __init__(self, past: Past[F, S], most: int) -> None:
+    def __init__(self, past: Past[F, S], most: int, *, missed: Missed[F, S] | None = None) -> None:
         self._past = past
         self._most = most
+        self._missed = missed
         self._reading: dict[_Question, _Reading] = {}
         self._kept: OrderedDict[_Question, Page] = OrderedDict()
         self._places: dict[str, asyncio.Semaphore] = {}
@@ -64,8 +70,9 @@ class Pages(Generic[F, S]):
 
         `until` is the cursor of the client once it has all of that.
         """
-        base = feed.series if isinstance(feed, Feed) else series
-        question = _Question(base, series, since, until)
+        return await self._page(feed, series, _Question(_base(feed, series), series, since, until))
+
+    async def _page(self, feed: F, series: S, question: _Question) -> Page:
         while (page := self._kept.get(question)) is None:
             reading = self._reading.get(question)
             if reading is None:
@@ -99,9 +106,12 @@ class Pages(Generic[F, S]):
     ) -> bool:
         """Sends what a client has missed since `cursor`; False if it may lack something even so."""
         if replay is None:
-            # Every closed bar is in the store, but not which of those before were revised since.
-            await self.send(feed, subscription, cursor.next_ms, until)
-            return False
+            series = subscription.series
+            question = _Question(_base(feed, series), series, MIN_MS, cursor, is_of_changes=True)
+            changes = await self._page(feed, series, question)
+            await _send_all(subscription, changes.messages)
+            is_whole = await self.send(feed, subscription, cursor.next_ms, until)
+            return is_whole and changes.is_complete
         whole_ms, messages = replay
         complete = True
         if cursor.next_ms < whole_ms:
@@ -109,8 +119,7 @@ class Pages(Generic[F, S]):
             complete = await self.send(
                 feed, subscription, cursor.next_ms, cursor._replace(next_ms=whole_ms)
             )
-        for first in range(0, len(messages), _MESSAGES_AT_ONCE):
-            await subscription.send(messages[first : first + _MESSAGES_AT_ONCE])
+        await _send_all(subscription, messages)
         return complete
 
     def changed(self, change: Change | None) -> None:
@@ -145,6 +154,9 @@ class Pages(Generic[F, S]):
 
     async def _fresh(self, feed: F, series: S, question: _Question) -> Page:
         since, until = question.since, question.until
+        if question.is_of_changes:
+            told = None if self._missed is None else await self._missed(feed, series, until)
+            return Page(told or [], until.next_ms, told is not None)
         try:
             past = await self._past.past(
                 feed, series, since=since, before=until.next_ms, limit=self._most
@@ -156,6 +168,16 @@ class Pages(Generic[F, S]):
         snapshot = snapshot_message(series, past.bars, complete=not past.gaps, cursor=cursor)
         gaps = [gap_message(series, gap) for gap in past.gaps]
         return Page([snapshot, *gaps], end_ms, not past.gaps)
+
+
+def _base(feed: Feed | TickFeed, series: BarStream) -> BarStream:
+    """What is stored of `series`."""
+    return feed.series if isinstance(feed, Feed) else series
+
+
+async def _send_all(subscription: BarSubscription[S], messages: Sequence[Message]) -> None:
+    for first in range(0, len(messages), _MESSAGES_AT_ONCE):
+        await subscription.send(messages[first : first + _MESSAGES_AT_ONCE])
 
 
 def _touches(change: Change | None, question: _Question) -> bool:

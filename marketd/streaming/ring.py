@@ -1,7 +1,7 @@
 """What a stream has said last, kept for clients that come back, and the cursor of where they stood.
 
 The ring lives in memory, and is a help, not a promise: what it has no more, or what another process has
-said, is read from the store, which is the truth.
+said, is read from the store, which is the truth and numbers its changes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,32 @@ _KIND = "cursor"
 
 class Cursor(NamedTuple):
     """How far a client has been told: every closed bar that opens before `next_ms`, as it was when the
-    ring of that name had been given `seq` messages."""
+    ring of that name had been given `seq` messages, and the store had been changed `number` times.
+
+    None: how often nobody knows; of trades nobody asks.
+    """
 
     next_ms: int
     ring: str
     seq: int
+    number: int | None = None
 
     def token(self) -> str:
         """The cursor as clients see it."""
-        return pack(_KIND, f"{self.next_ms}.{self.ring}.{self.seq}")
+        number = "" if self.number is None else self.number
+        return pack(_KIND, f"{self.next_ms}.{self.ring}.{self.seq}.{number}")
 
     @classmethod
     def parse(cls, token: str, *, field: str) -> Self:
         """What `token` gave; InvalidInput, naming the field it came in, for any other text."""
-        numbers = unpack(token, _KIND, field=field).split(".")
-        if len(numbers) == 3:
-            next_ms, ring, seq = numbers
-            if all(one.isascii() and one.isdigit() and len(one) < 20 for one in (next_ms, seq)):
-                cursor = cls(int(next_ms), ring, int(seq))
+        parts = unpack(token, _KIND, field=field).split(".")
+        if len(parts) == 4:
+            next_ms, ring, seq, number = parts
+            if all(
+                one.isascii() and one.isdigit() and len(one) < 20
+                for one in (next_ms, seq, number or "0")
+            ):
+                cursor = cls(int(next_ms), ring, int(seq), int(number) if number else None)
                 if cursor.next_ms <= MAX_MS:
                     return cursor
         raise InvalidInput(f"{field} is not one that was given for this question.", field=field)

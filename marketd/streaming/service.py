@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from marketd.domain.bar import Bar
 from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
@@ -20,6 +19,7 @@ from marketd.streaming.events import FEED_STATES, Event, HealthEvent
 from marketd.streaming.front import Front
 from marketd.streaming.needs import History
 from marketd.streaming.pages import Pages
+from marketd.streaming.revisions import missed, whole
 from marketd.streaming.ring import Cursor, Replay
 from marketd.streaming.stream import BarSubscription, Stream
 from marketd.supervisor import Supervisor
@@ -95,7 +95,7 @@ class SubscriptionService:
         self._workers = workers
         self._ring_size = ring
         self._broadcast = broadcast
-        self._pages = Pages(history, _PAGE)
+        self._pages = Pages(history, _PAGE, missed=partial(missed, storage, history))
         self._upstreams: dict[Series, _Upstream] = {}
         storage.listen(self._changed)
 
@@ -133,13 +133,21 @@ class SubscriptionService:
         self, feed: Feed, subscription: BarSubscription[Series], since: int, joined: Joined
     ) -> bool:
         """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
-        return await self._pages.send(feed, subscription, since, joined.cursor)
+        return await self._pages.send(feed, subscription, since, await self._numbered(feed, joined))
 
     async def resume(
         self, feed: Feed, subscription: BarSubscription[Series], cursor: Cursor, joined: Joined
     ) -> bool:
         """Sends what a client has missed since `cursor`; see Pages.resume."""
-        return await self._pages.resume(feed, subscription, cursor, joined.replay, joined.cursor)
+        until = await self._numbered(feed, joined)
+        return await self._pages.resume(feed, subscription, cursor, joined.replay, until)
+
+    async def _numbered(self, feed: Feed, joined: Joined) -> Cursor:
+        """The cursor of a client that has all before live: its number is known before that is read."""
+        if joined.cursor.number is not None:
+            return joined.cursor
+        front = self._upstreams[feed.series].worker.front
+        return joined.cursor._replace(number=await front.known())
 
     def feeds(self, provider: str) -> dict[str, int]:
         """How many series of a provider are followed, by the state of their feed."""
@@ -177,6 +185,7 @@ class SubscriptionService:
         stream = Stream(
             series,
             bucket.start_ms,
+            upstream.worker.front.number,
             self._broadcast,
             ring_size=self._ring_size,
             on_written=lambda closed_ms: lag.observe((provider.now_ms() - closed_ms) / 1000),
@@ -202,11 +211,11 @@ class SubscriptionService:
                 else:
                     bucket_ms, rev = await stream.next_revised()
                     try:
-                        whole = await self._whole(feed, stream.series, bucket_ms)
+                        bar = await whole(self._history, feed, stream.series, bucket_ms)
                     except MarketdError:
                         stream.revise(bucket_ms, rev)
                         raise
-                    stream.revised(bucket_ms, rev, whole)
+                    stream.revised(bucket_ms, rev, bar)
             except MarketdError as error:
                 if not is_down:
                     stream.take(HealthEvent("down", error.message))
@@ -216,12 +225,6 @@ class SubscriptionService:
                 if is_down:
                     stream.take(HealthEvent("live", ""))
                 is_down = False
-
-    async def _whole(self, feed: Feed, series: Series, bucket_ms: int) -> Bar | None:
-        """A bar of the past as it is now; None while a part of it is missing."""
-        end_ms = series.timeframe.end(bucket_ms)
-        past = await self._history.past(feed, series, since=bucket_ms, before=end_ms, limit=1)
-        return past.bars[0] if past.bars and not past.gaps else None
 
     def _end(self, upstream: _Upstream, stream: Stream) -> None:
         del upstream.streams[stream.series]

@@ -11,7 +11,7 @@ from marketd.domain.bar import Bar
 from marketd.domain.instrument import Series
 from marketd.streaming.broadcast import BroadcastManager, Channel, Subscription
 from marketd.streaming.derive import Deriver
-from marketd.streaming.events import BarEvent, Event, HealthEvent, News, Progress
+from marketd.streaming.events import BarEvent, ChangesTold, Event, HealthEvent, News, Progress
 from marketd.streaming.messages import Message, S, event_message
 from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor, Ring
@@ -46,13 +46,15 @@ class BarSubscription(Subscription, Generic[S]):
 class Stream:
     """Publishes the events of its timeframe, and keeps those that must not be missed for a while.
 
-    It is whole from `next_ms` on: every closed bar that opens at or after that time is published.
+    It is whole from `next_ms` on: every closed bar that opens at or after that time is published. The
+    changes of the store up to `number` have been told.
     """
 
     def __init__(
         self,
         series: Series,
         next_ms: int,
+        number: int | None,
         broadcast: BroadcastManager,
         *,
         ring_size: int,
@@ -72,18 +74,25 @@ class Stream:
         # those of late were published.
         self._revised: dict[int, int] = {}
         self._is_revised = asyncio.Event()
+        # Up to which change the bars that this is made of have been told, and this itself.
+        self._base_number = self._number = number
+        self._is_revising = False
         self._revs: dict[int, int] = {}
 
     @property
     def cursor(self) -> Cursor:
         """The cursor of a client that has been told everything."""
-        return self.ring.cursor(self.next_ms)
+        return self._cursor(self.next_ms)
 
     def take(self, event: Event) -> None:
         """An event of this very timeframe."""
         if isinstance(event, Progress):
             self.next_ms = event.next_ms
             self._forming = None
+            return
+        if isinstance(event, ChangesTold):
+            self._base_number = event.number
+            self._count()
             return
         if isinstance(event, BarEvent) and not event.closed:
             self._forming = event
@@ -114,6 +123,7 @@ class Stream:
         await self._is_revised.wait()
         bucket_ms = next(iter(self._revised))
         rev = self._revised.pop(bucket_ms)
+        self._is_revising = True
         if not self._revised:
             self._is_revised.clear()
         return bucket_ms, rev
@@ -126,6 +136,16 @@ class Stream:
             if len(self._revs) > _REVS_KEPT:
                 del self._revs[next(iter(self._revs))]
             self.take(BarEvent(whole, closed=True, rev=rev))
+        self._is_revising = False
+        self._count()
+
+    def _count(self) -> None:
+        """Counts the changes that were told, once no bucket is left that they have changed."""
+        if not self._revised and not self._is_revising:
+            self._number = self._base_number
+
+    def _cursor(self, next_ms: int, *, ahead: int = 0) -> Cursor:
+        return self.ring.cursor(next_ms, ahead=ahead)._replace(number=self._number)
 
     def _message(self, event: News) -> tuple[Message, int | None]:
         """What clients are told, and up to where the stream is whole then, if it must not be missed."""
@@ -134,4 +154,4 @@ class Stream:
         next_ms = self.next_ms
         if isinstance(event, BarEvent) and not event.rev:
             next_ms = self.series.timeframe.end(event.bar[0])
-        return event_message(self.series, event, self.ring.cursor(next_ms, ahead=1).token()), next_ms
+        return event_message(self.series, event, self._cursor(next_ms, ahead=1).token()), next_ms

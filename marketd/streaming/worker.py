@@ -237,4 +237,5 @@ class LoneWorker:
         """Follows until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.front.run())
+            await self.front.known()
             await self._worker.follow()

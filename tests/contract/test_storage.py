@@ -103,7 +103,7 @@ async def test_a_bar_that_differs_replaces_the_old_one_as_its_next_revision(stor
 
 async def test_a_page_of_old_changed_and_new_bars_says_which_are_which(storage: Storage) -> None:
     await put(storage, page(10, 20))
-    inserted, revised = await put(storage, [*page(5, 12), *page(12, 14, 50.0), *page(14, 23)])
+    inserted, revised, _ = await put(storage, [*page(5, 12), *page(12, 14, 50.0), *page(14, 23)])
     assert inserted == 5 + 3
     assert revised == [Revision(changed, 1) for changed in page(12, 14, 50.0)]
     assert (await everything(storage)).bars == [*page(5, 12), *page(12, 14, 50.0), *page(14, 23)]

@@ -10,7 +10,6 @@ from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.storage import Change, Storage
-from marketd.storage.base import Revision
 
 SERIES = Series(INSTRUMENT, MINUTE)
 
@@ -19,11 +18,13 @@ async def test_new_and_revised_bars_are_told_before_store_returns(storage: Stora
     told: list[Change | None] = []
     storage.listen(told.append)
     await storage.store(SERIES, [bar(0), bar(3)], [], at_ms=START)
-    assert told == [Change(SERIES, TimeRange(START, START + 3 * M + 1), [])]
-    changed = bar(3, close=5.0)
-    await storage.store(SERIES, [changed], [], at_ms=START)
+    assert told == [Change(SERIES, TimeRange(START, START + 3 * M + 1), is_revision=False)]
+    await storage.store(SERIES, [bar(3, close=5.0)], [], at_ms=START)
     span = TimeRange(START + 3 * M, START + 3 * M + 1)
-    assert told[1:] == [Change(SERIES, span, [Revision(changed, 1)])]
+    assert told[1:] == [Change(SERIES, span, is_revision=True)]
+    await storage.store(SERIES, [], [Covered(START, START + 9 * M, Reason.DATA)], at_ms=START)
+    await storage.store(SERIES, [bar(1)], [], at_ms=START)
+    assert told[2:] == [Change(SERIES, TimeRange(START + M, START + M + 1), is_revision=True)]
 
 
 async def test_what_changes_no_bar_is_not_told(storage: Storage) -> None:

@@ -86,18 +86,19 @@ class Model:
     def store(self, series: Series, bars: Sequence[Bar], covered: Sequence[Covered]) -> Stored:
         self.listed[series] = None
         kept = self.bars[series]
-        inserted = 0
+        inserted = late = 0
         revised: list[Revision] = []
         for bar in bars:
             old = kept.get(bar[0])
             if old is None:
                 inserted += 1
+                late += any(one.start_ms <= bar[0] < one.end_ms for one in self.coverage[series])
                 kept[bar[0]] = (bar, 0)
             elif not same_bar(old[0], bar):
                 kept[bar[0]] = (bar, old[1] + 1)
                 revised.append(Revision(*kept[bar[0]]))
         self.coverage[series] = lay(self.coverage[series], covered)
-        return Stored(inserted, revised)
+        return Stored(inserted, revised, late)
 
     def read(self, series: Series, span: TimeRange, limit: int, newest: bool) -> StoredBars:
         kept = self.bars[series]

@@ -99,7 +99,7 @@ async def test_listeners_of_the_store_are_told_of_what_a_command_writes(
     told: list[Change | None] = []
     storage.listen(told.append)
     await remote.store(SERIES, [bar(0)], [], at_ms=START)
-    assert told == [Change(SERIES, TimeRange(START, START + 1), [])]
+    assert told == [Change(SERIES, TimeRange(START, START + 1), is_revision=False)]
 
 
 async def test_bars_that_are_none_are_refused_and_nothing_is_stored(remote: RemoteStore) -> None:

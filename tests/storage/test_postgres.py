@@ -27,8 +27,8 @@ from marketd.storage.postgres.schema import MIGRATIONS
 SERIES = Series(INSTRUMENT, MINUTE)
 EVER = TimeRange(MIN_MS, MAX_MS)
 TABLES = {
-    *("bar", "coverage", "fresh", "instrument", "job", "marketd_schema", "rollup", "series", "tick"),
-    "tick_coverage",
+    *("bar", "coverage", "fresh", "instrument", "job", "marketd_schema", "revision", "rollup"),
+    *("series", "tick", "tick_coverage"),
 }
 
 Url = Callable[..., str]

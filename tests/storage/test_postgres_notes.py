@@ -14,7 +14,6 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.storage import Change
-from marketd.storage.base import Revision
 from marketd.storage.postgres import PostgresStorage
 
 SERIES = Series(INSTRUMENT, MINUTE)
@@ -46,7 +45,7 @@ async def next_of(heard: asyncio.Queue[Change | None]) -> Change | None:
     return await asyncio.wait_for(heard.get(), 20)
 
 
-async def test_what_another_process_writes_is_told_with_its_revisions_and_ones_own_but_once(
+async def test_what_another_process_writes_is_told_whether_it_revised_any_and_ones_own_but_once(
     url: str,
 ) -> None:
     async with listening(url) as heard, opened(url) as other:
@@ -54,21 +53,26 @@ async def test_what_another_process_writes_is_told_with_its_revisions_and_ones_o
         other.listen(own.append)
         await other.store(SERIES, [bar(0), bar(3)], [], at_ms=START)
         wide = TimeRange(START, START + 3 * M + 1)
-        assert await next_of(heard) == Change(SERIES, wide, [])
+        assert await next_of(heard) == Change(SERIES, wide, is_revision=False)
         await other.store(SERIES, [bar(0), bar(1, close=2.0)], [], at_ms=START + 1)
         narrow = TimeRange(START, START + M + 1)
-        assert await next_of(heard) == Change(SERIES, narrow, [])
+        assert await next_of(heard) == Change(SERIES, narrow, is_revision=False)
         await other.store(SERIES, [bar(0, close=3.0), bar(1, close=2.0)], [], at_ms=START + 2)
-        revised = Change(SERIES, narrow, [Revision(bar(0, close=3.0), 1)])
+        revised = Change(SERIES, narrow, is_revision=True)
         assert await next_of(heard) == revised
         # Nothing new, and nothing that came to be.
         await other.store(SERIES, [bar(0, close=3.0)], [], at_ms=START + 3)
         with pytest.raises(StorageFailed):
             await other.store(SERIES, [(2**63, 1.0, 1.0, 1.0, 1.0, 1.0)], [], at_ms=START)
         await put(other, 9)
-        last = Change(SERIES, TimeRange(START + 9 * M, START + 9 * M + 1), [])
+        last = Change(SERIES, TimeRange(START + 9 * M, START + 9 * M + 1), is_revision=False)
         assert await next_of(heard) == last
-        assert own == [Change(SERIES, wide, []), Change(SERIES, narrow, []), revised, last]
+        assert own == [
+            Change(SERIES, wide, is_revision=False),
+            Change(SERIES, narrow, is_revision=False),
+            revised,
+            last,
+        ]
         # Its own it hears at once, and not again from the database.
         async with listening(url) as also:
             await put(other, 10)
@@ -96,13 +100,13 @@ async def test_who_is_told_too_much_at_once_or_nonsense_is_told_that_anything_ma
 ) -> None:
     async with listening(url) as heard, opened(url) as other, connected(url) as connection:
         channel = await connection.fetchval("SELECT 'marketd_' || 'marketd_schema'::regclass::oid")
-        for nonsense in ("", "x", "n 99 0 1 ", "a b c d e", "n 1 1 1 1 1"):
+        for nonsense in ("", "x", "n 99 0 1 0", "a b c d e", "n 1 1 1 1 1"):
             await connection.execute("SELECT pg_notify($1, $2)", channel, nonsense)
             assert await next_of(heard) is None
         await put(other, 0)
         assert await next_of(heard) is not None
         await connection.execute(
-            "SELECT pg_notify($1, format('n 1 %s %s ', n, n + 1)) FROM generate_series(1, 5000) AS n",
+            "SELECT pg_notify($1, format('n 1 %s %s 0', n, n + 1)) FROM generate_series(1, 5000) AS n",
             channel,
         )
         while await next_of(heard) is not None:

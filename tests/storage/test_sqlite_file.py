@@ -32,7 +32,7 @@ PROOF = Covered(*SPAN, Reason.DATA)
 
 TABLES = [
     *("block", "coverage", "instrument", "job", "job_by_due", "job_by_kind", "probe"),
-    *("revision", "rolled", "rollup", "series", "tick", "tick_coverage"),
+    *("revision", "revision_by_number", "rolled", "rollup", "series", "tick", "tick_coverage"),
 ]
 
 # Opens the database it is given, says so, and keeps it until its input ends.

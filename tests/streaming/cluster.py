@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar, scripted
+from way import Way
 from world import Client, World
 
 from marketd.bus import BusAway, Held
@@ -93,12 +94,13 @@ class Node:
         name: str,
         cls: type[ScriptedPlugin],
         timeframes: Sequence[Timeframe],
+        storage: PostgresStorage,
     ) -> None:
         self.name = name
         self.wire = Wire()
         self.talk = Wire()
         self.leases = Leased(cluster.hub, name, self.wire)
-        self.storage = PostgresStorage(cluster.url, connections=2)
+        self.storage = storage
         self.metrics = Metrics()
         self.nodes = Nodes(self.leases, self.storage, self.metrics, now_s=lambda: cluster.now_s)
         self.bus = Bus(cluster.hub, self.talk)
@@ -151,9 +153,15 @@ class Cluster:
         self.nodes: list[Node] = []
 
     async def node(
-        self, cls: type[ScriptedPlugin] = Listened, timeframes: Sequence[Timeframe] = (MINUTE,)
+        self,
+        cls: type[ScriptedPlugin] = Listened,
+        timeframes: Sequence[Timeframe] = (MINUTE,),
+        way: Way | None = None,
     ) -> Node:
-        node = Node(self, f"node {len(self.nodes)}", cls, timeframes)
+        """One more, perhaps with a way of its own to the database, which it has little patience with."""
+        url, patience_s = (self.url, 10) if way is None else (way.url, 2)
+        storage = PostgresStorage(url, connections=2, patience_s=patience_s)
+        node = Node(self, f"node {len(self.nodes)}", cls, timeframes, storage)
         self.nodes.append(node)
         await node.storage.open()
         return node

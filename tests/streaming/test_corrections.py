@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +16,8 @@ from marketd.domain.coverage import Covered, Reason
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage import Change
-from marketd.storage.base import Revision
 from marketd.streaming.corrections import Corrections
-from marketd.streaming.events import BarEvent
+from marketd.streaming.events import BarEvent, ChangesTold, Event
 from marketd.streaming.polling import next_poll_ms
 
 FIVE = Timeframe.parse("5m")
@@ -190,32 +188,42 @@ def test_polls_follow_each_close_and_come_in_between(
 class Told:
     """What Corrections tell of bars that change in any order of publishing and storing."""
 
-    def __init__(self, storage: Any, series: Any) -> None:
-        self.events: list[BarEvent] = []
-        self.corrections = Corrections(storage, series, START, self.events.append)
-        self._series = series
+    def __init__(self, world: Any) -> None:
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self._world = world
+        self.corrections = Corrections(world.storage, world.feed.series, START, self.events.put_nowait)
+        world.storage.listen(self.corrections.changed)
+        world.supervisor.run("corrections", self.corrections.run)
 
-    def changed(self, bars: Sequence[Bar], rev: int) -> None:
-        span = TimeRange(bars[0][0], bars[-1][0] + 1)
-        self.corrections.changed(Change(self._series, span, [Revision(one, rev) for one in bars]))
+    async def store(self, minute: int, close: float) -> None:
+        await self._world.storage.store(
+            self._world.feed.series, [bar(minute, close=close)], [], at_ms=NOW
+        )
+
+    async def next(self) -> list[Event]:
+        """What is told next, up to a number."""
+        events: list[Event] = []
+        async with asyncio.timeout(10):
+            while not isinstance(event := await self.events.get(), ChangesTold):
+                events.append(event)
+        return events
 
 
-def test_a_bar_that_is_revised_while_it_is_published_is_told_as_it_has_become(make_world: Make) -> None:
-    told = Told(None, make_world(HISTORY, NOW).feed.series)
-    told.changed([bar(0, close=50.0)], 1)
-    told.corrections.published([bar(0)], START + M)
-    assert told.events == [BarEvent(bar(0, close=50.0), True, 1)]
-    told.changed([bar(1, close=50.0)], 1)
+async def test_a_bar_that_is_revised_while_it_is_published_is_told_as_it_has_become(
+    make_world: Make,
+) -> None:
+    told = Told(make_world(HISTORY, NOW))
+    assert await told.next() == []
+    await told.store(0, 1.0)
+    await told.store(0, 50.0)
+    assert await told.next() == []
+    told.corrections.published([bar(0, close=1.0)], START + M)
+    assert told.events.get_nowait() == BarEvent(bar(0, close=50.0), True, 1)
+    await told.store(1, 1.0)
+    await told.store(1, 50.0)
+    assert await told.next() == []
     told.corrections.published([bar(1, close=50.0)], START + 2 * M)
-    assert len(told.events) == 1
-
-
-def test_a_change_that_is_told_twice_is_passed_on_once(make_world: Make) -> None:
-    told = Told(None, make_world(HISTORY, NOW).feed.series)
-    told.corrections.published([bar(0)], START + M)
-    for _ in range(2):
-        told.changed([bar(0, close=50.0)], 1)
-    assert told.events == [BarEvent(bar(0, close=50.0), True, 1)]
+    assert told.events.empty()
 
 
 async def test_what_another_process_may_have_changed_is_looked_for(make_world: Make) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import ExitStack
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from marketd.domain.errors import ProviderFailed
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.plugins import BarUpdate
 from marketd.storage import Storage
 from marketd.storage.base import Stored
 
@@ -244,6 +246,38 @@ async def test_the_upstream_ends_some_time_after_the_last_client(make_world: Mak
     assert world.plugin.streams == 1
     world.service.unsubscribe(world.feed, again)
     await asyncio.wait_for(world.plugin.ended.wait(), 30)
+
+
+async def test_one_clients_unsubscribe_never_holds_up_anothers_subscribe(make_world: Make) -> None:
+    class Clinging(StreamingPlugin):
+        """Its stream does not let go."""
+
+        async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+            try:
+                async with aclosing(super().stream_bars(symbol, timeframe)) as updates:
+                    async for update in updates:
+                        yield update
+            finally:
+                await let_go.wait()
+
+    let_go = asyncio.Event()
+    world = make_world(HISTORY, NOW, cls=Clinging)
+    service = world.service
+    # Neither waits for anything while it changes what is followed, so that nothing is held meanwhile.
+    assert not any(map(inspect.iscoroutinefunction, (service.subscribe, service.unsubscribe)))
+    client, other = world.client(), world.client()
+    subscription, _ = world.subscribe(client)
+    subscription.go_live()
+    world.says(bar(10), closed=False)
+    await client.next("bar")
+    service.unsubscribe(world.feed, subscription)
+    await asyncio.wait_for(world.plugin.ended.wait(), 10)
+    world.subscribe(other)[0].go_live()
+    world.clock.set(START + 11 * M + 1)
+    world.says(bar(10), closed=True)
+    assert await other.closed(1) == [bar(10)]
+    assert world.plugin.streams == 2
+    let_go.set()
 
 
 async def test_what_a_long_silence_held_back_cuts_nobody_who_reads(make_world: Make) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,10 +78,8 @@ class Reader:
                     assert message["complete"]
                     for row in message["bars"]:
                         self._close(tuple(row))
-                case "bar" if message["rev"] and message["bar"][0] < self.since_ms:
-                    pass  # of a bar that it has not asked for
                 case "bar" if message["rev"]:
-                    self.bars[message["bar"][0]] = tuple(message["bar"])
+                    self._keep(tuple(message["bar"]))
                 case "bar" if message["closed"]:
                     self._close(tuple(message["bar"]))
                 case "gap":
@@ -92,7 +89,12 @@ class Reader:
     def _close(self, told: Bar) -> None:
         assert told[0] >= self._next_ms, "a closed bar was told twice, or out of order"
         self._next_ms = self.timeframe.end(told[0])
-        self.bars[told[0]] = told
+        self._keep(told)
+
+    def _keep(self, told: Bar) -> None:
+        # What changes, or is live, is told whatever was asked for.
+        if told[0] >= self.since_ms:
+            self.bars[told[0]] = told
 
     def _join(self, since_ms: int | None) -> int:
         self._client = self._world.client()
@@ -100,8 +102,7 @@ class Reader:
         # Who asks for history has nothing until that comes.
         self._cursor = joined.cursor.token() if since_ms is None else ""
         self._joining = asyncio.create_task(self._catch_up(since_ms, joined))
-        # What is live is told, whatever was asked for.
-        return joined.live_ms if since_ms is None else min(since_ms, joined.live_ms)
+        return joined.live_ms if since_ms is None else since_ms
 
     async def _catch_up(self, since_ms: int | None, joined: Any) -> None:
         if since_ms is not None:
@@ -199,11 +200,12 @@ class Market:
 
     async def agrees(self, reader: Reader) -> None:
         """Returns once what `reader` was told is what history says, and asserts that."""
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(PATIENCE_S):
                 while reader.read() != await self._history(reader):  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.002)
-        assert reader.read() == await self._history(reader)
+        except TimeoutError:
+            assert reader.read() == await self._history(reader)
 
     async def _history(self, reader: Reader) -> dict[int, Bar]:
         said = await self.world.rest(reader.timeframe, reader.since_ms)

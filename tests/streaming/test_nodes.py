@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import count
 
 import asyncpg
@@ -11,7 +12,9 @@ import pytest
 from cluster import Cluster, Node, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
 from servers.postgres import PostgresServer
+from way import Way
 
+from marketd.chores import probe
 from marketd.domain.bar import Tick
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
@@ -252,16 +255,43 @@ async def test_a_node_whose_last_client_has_left_lets_another_lead_at_once(clust
     assert await follower.client.closed(1) == [bar(10)]
 
 
-async def test_a_node_that_cannot_write_lets_another_lead(cluster: Cluster) -> None:
-    leader, follower = await two(cluster)
-    leader.storage.fault = "The database cannot be reached."
-    await cluster.round()
-    assert leader.leads, "a moment is nothing"
-    cluster.lease_expires()
-    await cluster.round()
-    await until(lambda: follower.leads)
-    told = await leader.client.next("status")
-    assert (told["state"], told["message"]) == ("down", "The database cannot be reached.")
+async def test_a_leader_whose_database_says_nothing_lets_another_lead_and_returns_by_itself(
+    cluster: Cluster,
+) -> None:
+    async with Way(cluster.url) as way:
+        leader, follower = await cluster.node(way=way), await cluster.node()
+        leader.world.supervisor.run(
+            "probe", partial(probe, leader.storage, leader.metrics.storage_fault_seconds)
+        )
+        for node in (leader, follower):
+            await node.join()
+        await until(lambda: leader.leads and follower.hears)
+        way.silence()
+        cluster.happens(10)
+        told = await leader.client.next("status")
+        assert told["state"] == "down"
+        assert "The database cannot be written" in told["message"]
+        await cluster.round()
+        assert leader.leads, "a moment is nothing"
+        cluster.lease_expires()
+        await cluster.round()
+        await until(lambda: follower.leads)
+        # What it would have written besides.
+        leader.world.says(bar(10, close=99.0), closed=True)
+        cluster.happens(11)
+        assert await follower.client.closed(2) == [bar(10), bar(11)]
+        way.open()
+        for node in (leader, follower):
+            node.world.supervisor.run("rounds", node.nodes.run)
+        assert await leader.client.closed(2) == [bar(10), bar(11)]
+        cluster.happens(12)
+        for node in (leader, follower):
+            assert await node.client.closed(1) == [bar(12)]
+        assert not leader.leads
+        stored = await follower.storage.read(
+            follower.world.feed.series, TimeRange(START + 10 * M, START + 20 * M), limit=99
+        )
+        assert stored.bars == [bar(10), bar(11), bar(12)]
 
 
 async def test_more_than_fits_into_a_word_is_read_from_the_store(cluster: Cluster) -> None:

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from scripted import MINUTE, START, M, bar
 
 from marketd.domain.bar import Bar
+from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.streaming.ring import Cursor
 
@@ -69,20 +71,61 @@ async def test_a_client_that_left_in_the_middle_of_its_history_gets_the_rest_of_
     assert await client.closed(1) == [bar(10)]
 
 
-async def test_beyond_the_ring_the_store_has_the_bars_and_corrections_may_be_lacking(
-    make_world: Make,
+async def stood(world: Any, timeframe: Timeframe = MINUTE) -> Cursor:
+    """Where a client stands after twenty minutes, in one of which there was no trade."""
+    client = world.client()
+    world.subscribe(client, timeframe)[0].go_live()
+    for minute in (*range(10, 17), *range(18, 20)):
+        goes_on(world, minute)
+    while True:
+        world.says(bar(20, close=1.0), closed=False)
+        cursor = Cursor.parse((await client.next("bar"))["cursor"], field="resume")
+        stored = await world.storage.revised(world.feed.series, after=0, limit=0)
+        if (cursor.next_ms, cursor.number) == (START + 20 * M, stored.number):
+            return cursor
+
+
+@pytest.mark.parametrize("timeframe", [MINUTE, FIVE])
+async def test_beyond_the_ring_the_store_has_the_bars_and_what_has_changed_of_those_before(
+    make_world: Make, timeframe: Timeframe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(HISTORY, NOW)
-    watching = world.client()
-    subscription, (cursor, _) = world.subscribe(watching)
-    subscription.go_live()
-    for minute in range(10, 16):
-        goes_on(world, minute)
-    await watching.closed(6)
-    client, recovered = await back(world, cursor)
-    assert not recovered
-    told = (await client.next("snapshot"))["bars"]
-    assert [tuple(one) for one in told] == [bar(minute) for minute in range(10, 16)]
+    cursor = await stood(world, timeframe)
+    corrected, late = bar(15, close=77.0), bar(17)
+    await world.storage.store(world.feed.series, [corrected, late], [], at_ms=NOW)
+    # Another daemon over the same store, as after a restart: it has not said a word.
+    bars = [bar(minute) for minute in range(20, 25)]
+    other = make_world(bars, START + 25 * M + 20_000)
+    revised, asked = other.storage.revised, []
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        asked.append(options["limit"])
+        return await revised(*args, **options)
+
+    monkeypatch.setattr(other.storage, "revised", counted)
+    if timeframe == MINUTE:
+        changed = [corrected, late]
+    else:
+        changed = resample([corrected, bar(16), late, bar(18), bar(19)], FIVE)
+    for client, recovered in await asyncio.gather(*(back(other, cursor, timeframe) for _ in range(20))):
+        assert recovered
+        told = [await client.next() for _ in changed]
+        assert [(tuple(one["bar"]), one["closed"], one["rev"]) for one in told] == [
+            (one, True, 1) for one in changed
+        ]
+        snapshot = await client.next()
+        assert [tuple(one) for one in snapshot["bars"]] == resample(bars, timeframe)
+    assert len([limit for limit in asked if limit]) == 1
+
+
+async def test_where_nobody_can_know_what_has_changed_that_is_said(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    cursor = await stood(world)
+    other = make_world([bar(20)], START + 21 * M + 20_000)
+    for unknown in (cursor._replace(number=None), cursor._replace(number=99)):
+        client, recovered = await back(other, unknown)
+        assert not recovered
+        assert [tuple(one) for one in (await client.next())["bars"]] == [bar(20)]
 
 
 async def test_a_stream_that_was_made_of_another_is_replayed_too(make_world: Make) -> None:

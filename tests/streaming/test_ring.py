@@ -14,9 +14,9 @@ from marketd.streaming.ring import Cursor, Ring
 SIZE = 4
 
 
-@given(st.integers(0, MAX_MS), st.integers(0, 10**18))
-def test_a_cursor_is_what_its_token_says(next_ms: int, seq: int) -> None:
-    cursor = Cursor(next_ms, "0a1b2c3d4e5f", seq)
+@given(st.integers(0, MAX_MS), st.integers(0, 10**18), st.none() | st.integers(0, 10**18))
+def test_a_cursor_is_what_its_token_says(next_ms: int, seq: int, number: int | None) -> None:
+    cursor = Cursor(next_ms, "0a1b2c3d4e5f", seq, number)
     assert Cursor.parse(cursor.token(), field="resume") == cursor
 
 

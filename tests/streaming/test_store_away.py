@@ -59,11 +59,10 @@ async def test_what_the_stream_says_while_the_store_is_away_waits_and_is_publish
         told = await client.next()
         assert (told["type"], told["state"]) == ("status", "down")
         assert "The database cannot be written" in told["message"]
-    revised = await client.next()
-    assert (tuple(revised["bar"]), revised["rev"]) == (bar(10, close=101.0), 1)
-    assert (await client.next())["state"] == "live"
-    closed = await client.next()
-    assert (tuple(closed["bar"]), closed["closed"], closed["rev"]) == (bar(11), True, 0)
+    messages = [await client.next() for _ in range(3)]
+    bars = {(tuple(one["bar"]), one["closed"], one["rev"]) for one in messages if "bar" in one}
+    assert bars == {(bar(10, close=101.0), True, 1), (bar(11), True, 0)}
+    assert [one["state"] for one in messages if "state" in one] == ["live"]
     stored = await world.storage.read(world.feed.series, TimeRange(START, START + 20 * M), limit=50)
     assert stored.bars == [bar(10, close=101.0), bar(11)]
     # All of it is what the stream had said: neither was it begun anew, nor history asked.

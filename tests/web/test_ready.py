@@ -72,7 +72,7 @@ def test_a_change_takes_away_what_it_touches_and_nothing_else(
     for index, (start, size) in enumerate(kept):
         answers.keep(f"{index}", response(), stable(start, start + size))
         answers.keep(f"other {index}", response(), stable(start, start + size, OTHER))
-    answers.changed(Change(SERIES, TimeRange(at, at + length), []))
+    answers.changed(Change(SERIES, TimeRange(at, at + length), False))
     for index, (start, size) in enumerate(kept):
         touched = start < at + length and at < start + size
         assert (answers.find(f"{index}") is None) is touched

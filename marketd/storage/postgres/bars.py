@@ -14,7 +14,7 @@ from asyncpg import Record
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Revision, Stored, StoredBars
+from marketd.storage.base import Revised, Revision, Stored, StoredBars
 from marketd.storage.postgres import coverage
 from marketd.storage.postgres.connection import Connection
 from marketd.storage.postgres.freshness import spoil
@@ -35,7 +35,8 @@ _FIRST_BARS_AND_COVERAGE, _LAST_BARS_AND_COVERAGE = (
     f"SELECT * FROM ({page}) AS bars, ({coverage.BARS.read}) AS coverage"  # noqa: S608
     for page in (_FIRST_BARS, _LAST_BARS)
 )
-# NaN equals NaN in PostgreSQL, so that "distinct" means here what same_bar denies.
+# NaN equals NaN in PostgreSQL, so that "distinct" means here what same_bar denies. A change is numbered;
+# so is a bar that is new where something was known before this statement.
 _UPSERT = """
     WITH written AS (
         INSERT INTO bar (series, t, open, high, low, close, volume)
@@ -47,10 +48,25 @@ _UPSERT = """
         WHERE (bar.open, bar.high, bar.low, bar.close, bar.volume) IS DISTINCT FROM
             (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
         RETURNING t, rev
+    ), numbered AS (
+        INSERT INTO revision (series, t, number)
+        SELECT $1, t, (SELECT coalesce(max(number), 0) + 1 FROM revision WHERE series = $1) FROM written
+        WHERE rev > 0 OR t < (
+            SELECT range_end FROM coverage WHERE series = $1 AND range_start <= written.t
+            ORDER BY range_start DESC LIMIT 1)
+        ON CONFLICT (series, t) DO UPDATE SET number = excluded.number
+        RETURNING t
     )
     SELECT count(*) FILTER (WHERE rev = 0),
-        array_agg(t) FILTER (WHERE rev > 0), array_agg(rev) FILTER (WHERE rev > 0)
+        array_agg(t) FILTER (WHERE rev > 0), array_agg(rev) FILTER (WHERE rev > 0),
+        (SELECT count(*) FROM numbered)
     FROM written
+"""
+_NUMBER = "SELECT coalesce(max(number), 0) FROM revision WHERE series = $1"
+_REVISED = """
+    SELECT bar.t, open, high, low, close, volume, rev FROM (
+        SELECT t FROM revision WHERE series = $1 AND number > $2 ORDER BY number DESC, t DESC LIMIT $3
+    ) AS latest JOIN bar ON bar.series = $1 AND bar.t = latest.t ORDER BY bar.t
 """
 
 
@@ -93,21 +109,30 @@ async def store(
     connection: Connection, series_id: int, bars: Sequence[Bar], covered: Sequence[Covered], at_ms: int
 ) -> Stored:
     """See Storage.store; inside a transaction of the caller's, who has locked the series."""
-    inserted = 0
+    inserted = late = 0
     revised: list[Revision] = []
     for first in range(0, len(bars), PIECE):
         piece = bars[first : first + PIECE]
-        ((new, times, revs),) = await connection.fetch(
+        ((new, times, revs, numbered),) = await connection.fetch(
             _UPSERT, series_id, at_ms, *zip(*piece, strict=True)
         )
         inserted += new
+        late += numbered - len(times or ())
         if times:
             changed = dict(zip(times, revs, strict=True))
             revised += [Revision(bar, changed[bar[0]]) for bar in piece if bar[0] in changed]
     if inserted or revised:
         await spoil(connection, series_id, TimeRange(bars[0][0], bars[-1][0] + 1))
     await coverage.lay_over(connection, series_id, covered)
-    return Stored(inserted, revised)
+    return Stored(inserted, revised, late)
+
+
+async def revised(connection: Connection, series_id: int, after: int, limit: int) -> Revised:
+    """See Storage.revised."""
+    # Before the bars: of what is committed in between the number is not given.
+    number = await connection.fetchval(_NUMBER, series_id)
+    rows = await connection.fetch(_REVISED, series_id, after, limit)
+    return Revised(number, [Revision(tuple(row[:6]), row[6]) for row in rows])
 
 
 def _bars(row: Record, newest: bool) -> list[Bar]:

@@ -51,6 +51,7 @@ _COVERED = """
 """
 _OWNERS: Mapping[str, str] = {
     "bar": "series",
+    "revision": "series",
     "coverage": "series",
     "rollup": "series",
     "fresh": "series",

@@ -17,7 +17,7 @@ import asyncpg
 
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Change, Revision
+from marketd.storage.base import Change
 from marketd.storage.postgres import names
 from marketd.storage.postgres.connection import FAILURES, Connection, Connections, reason
 
@@ -26,11 +26,7 @@ log = logging.getLogger(__name__)
 # Nodes that share a schema share a channel; other schemas of the database have their own.
 _CHANNEL = "SELECT 'marketd_' || 'marketd_schema'::regclass::oid"
 _SAY = "SELECT pg_notify($1, note) FROM unnest($2::text[]) AS note"
-_REVISED = """
-    SELECT t, open, high, low, close, volume, rev FROM bar
-    WHERE series = $1 AND t >= $2 AND t < $3 AND revised_at = $4 ORDER BY t
-"""
-_WRITTEN = re.compile(r"(\w+) (\d{1,18}) (-?\d{1,18}) (-?\d{1,18}) (-?\d{1,18})?", re.ASCII)
+_WRITTEN = re.compile(r"(\w+) (\d{1,18}) (-?\d{1,18}) (-?\d{1,18}) ([01])", re.ASCII)
 _RETRY_S = 1.0
 # A connection that broke without a word is found out after this.
 _PROBE_S = 10.0
@@ -39,15 +35,14 @@ _MOST = 1_000
 
 
 class Note(NamedTuple):
-    """One write: which bars of which series it changed, and when those were revised, if any were."""
+    """One write: which bars of which series it changed; see Change."""
 
     series_id: int
     span: TimeRange
-    revised_ms: int | None
+    is_revision: bool
 
     def written(self, node: str) -> str:
-        revised = "" if self.revised_ms is None else self.revised_ms
-        return f"{node} {self.series_id} {self.span.start_ms} {self.span.end_ms} {revised}"
+        return f"{node} {self.series_id} {self.span.start_ms} {self.span.end_ms} {self.is_revision:d}"
 
     @classmethod
     def read(cls, text: str) -> tuple[str, Note | None]:
@@ -55,9 +50,8 @@ class Note(NamedTuple):
         match = _WRITTEN.fullmatch(text)
         if match is None:
             return "", None
-        node, series_id, start_ms, end_ms, revised = match.groups()
-        span = TimeRange(int(start_ms), int(end_ms))
-        return node, cls(int(series_id), span, int(revised) if revised else None)
+        node, series_id, start_ms, end_ms, is_revision = match.groups()
+        return node, cls(int(series_id), TimeRange(int(start_ms), int(end_ms)), is_revision == "1")
 
 
 class Notes:
@@ -163,8 +157,4 @@ class Notes:
             if series is None:
                 return None
             self._series[note.series_id] = series
-        revised: list[Revision] = []
-        if note.revised_ms is not None:
-            rows = await connection.fetch(_REVISED, note.series_id, *note.span, note.revised_ms)
-            revised = [Revision(tuple(row[:6]), row[6]) for row in rows]
-        return Change(series, note.span, revised)
+        return Change(series, note.span, note.is_revision)

@@ -193,6 +193,8 @@ async def _parameters(connection: Connection) -> dict[str, Sequence[Any]]:
             "bars last bars": back,
             "bars first bars and coverage": onwards,
             "bars last bars and coverage": back,
+            "bars number": (number,),
+            "bars revised": (number, 0, _PAGE),
             "coverage bars read": (number, middle_ms, end_ms),
             "coverage bars touched": (number, [middle_ms], [end_ms]),
             "aggregates extent": (number,),
@@ -203,7 +205,6 @@ async def _parameters(connection: Connection) -> dict[str, Sequence[Any]]:
             "freshness kept": (number,),
             "names find series": (await connection.fetchval(_DIGEST.format("series"), number),),
             "names one series": (number,),
-            "notes revised": (number, middle_ms, end_ms, 0),
         }
         for view in ("bar_1h", "bar_1d"):
             asked |= {

@@ -108,6 +108,16 @@ MIGRATIONS = (
     UPDATE job SET due_ms = created_ms WHERE state IN ('pending', 'running');
     CREATE INDEX job_by_due ON job (kind, due_ms, created_ms, id COLLATE "C");
     """,
+    # Changes are numbered, series by series; of those from before there is no number.
+    """
+    CREATE TABLE revision (
+        series BIGINT NOT NULL,
+        t BIGINT NOT NULL,
+        number BIGINT NOT NULL,
+        PRIMARY KEY (series, t)
+    );
+    CREATE INDEX revision_by_number ON revision (series, number, t);
+    """,
 )
 # Any number that no other program takes for its own lock in the same database.
 _LOCK = 0x6D61726B657464

@@ -20,7 +20,7 @@ from marketd.storage.base import (
     Checkup,
     Job,
     QueryPlan,
-    Revision,
+    Revised,
     Storage,
     Stored,
     StoredBars,
@@ -72,13 +72,17 @@ class _Write:
         """What its bars, of which it has some, open in."""
         return TimeRange(self.bars[0][0], self.bars[-1][0] + 1)
 
-    def change(self, revised: Sequence[Revision]) -> Change:
-        """What listeners here are told of it."""
-        return Change(self.series, self.span, revised)
+    def change(self, stored: Stored | None) -> Change:
+        """What listeners here are told of it; None: nobody knows what it has changed."""
+        return Change(self.series, self.span, stored is None or _is_revision(stored))
 
     def note(self, series_id: int, stored: Stored) -> Note:
         """What other processes are told of it."""
-        return Note(series_id, self.span, self.at_ms if stored.revised else None)
+        return Note(series_id, self.span, _is_revision(stored))
+
+
+def _is_revision(stored: Stored) -> bool:
+    return bool(stored.revised or stored.late)
 
 
 class PostgresStorage(Storage):
@@ -183,6 +187,13 @@ class PostgresStorage(Storage):
             if series_id is None or span.is_empty:
                 return StoredBars([], [])
             return await bar_rows.read(connection, series_id, span, limit=limit, newest=newest)
+
+    async def revised(self, series: Series, *, after: int, limit: int) -> Revised:
+        async with self._work("read") as connection:
+            series_id = await self._ids.find(connection, series)
+            if series_id is None:
+                return Revised(0, [])
+            return await bar_rows.revised(connection, series_id, after, limit)
 
     async def series_list(self) -> list[Series]:
         async with self._work("read") as connection:
@@ -344,13 +355,13 @@ class PostgresStorage(Storage):
             for write in group:
                 # A server that goes away may have committed before: whoever keeps answers looks again.
                 if is_away(error) and write.bars:
-                    self._tell(write.change([]))
+                    self._tell(write.change(None))
                 if not write.outcome.done():
                     write.outcome.set_exception(failure)
         else:
             self._set_fault("")
             for write, stored in zip(group, results, strict=True):
                 if stored.inserted or stored.revised:
-                    self._tell(write.change(stored.revised))
+                    self._tell(write.change(stored))
                 if not write.outcome.done():
                     write.outcome.set_result(stored)

@@ -17,7 +17,7 @@ from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Revision, Stored, cut_reach
+from marketd.storage.base import Revised, Revision, Stored, cut_reach
 from marketd.storage.sqlite import coverage, rolled
 from marketd.storage.sqlite.names import SeriesIds
 
@@ -33,9 +33,16 @@ _WRITE_BLOCK = """
 """
 _FIRST_BLOCK = "SELECT bars FROM block WHERE series = ? ORDER BY start LIMIT 1"
 _LAST_BLOCK = "SELECT bars FROM block WHERE series = ? ORDER BY start DESC LIMIT 1"
+# A bar that is new has `rev` 0.
 _REVISE = """
-    INSERT INTO revision (series, t, rev, revised_at) VALUES (?, ?, 1, ?)
-    ON CONFLICT DO UPDATE SET rev = rev + 1, revised_at = excluded.revised_at RETURNING rev
+    INSERT INTO revision (series, t, rev, revised_at, number) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE
+    SET rev = rev + 1, revised_at = excluded.revised_at, number = excluded.number
+    RETURNING rev
+"""
+_NUMBER = "SELECT coalesce(max(number), 0) FROM revision WHERE series = ?"
+_REVISED = """
+    SELECT t, rev FROM revision WHERE series = ? AND number > ? ORDER BY number DESC, t DESC LIMIT ?
 """
 
 
@@ -126,16 +133,63 @@ def store(
             connection.execute(_WRITE_BLOCK, (series_id, start_ms, merged.block))
             inserted += merged.inserted
             changed += merged.changed
-    revised = [
-        Revision(bar, connection.execute(_REVISE, (series_id, bar[0], at_ms)).fetchone()[0])
-        for bar in changed
-    ]
+    late = _late(connection, series_id, inserted)
+    revised = _number(connection, series_id, changed, late, at_ms)
     touched = [*inserted[:1], *inserted[-1:], *changed[:1], *changed[-1:]]
     if touched:
         span = TimeRange(min(touched, key=open_time)[0], max(touched, key=open_time)[0] + 1)
         rolled.take_back(connection, series_id, span)
     coverage.lay_over(connection, series_id, covered)
-    return Stored(len(inserted), revised)
+    return Stored(len(inserted), revised, len(late))
+
+
+def revised(
+    connection: sqlite3.Connection, ids: SeriesIds, series: Series, after: int, limit: int
+) -> Revised:
+    """See Storage.revised."""
+    series_id = ids.find(connection, series)
+    if series_id is None:
+        return Revised(0, [])
+    (number,) = connection.execute(_NUMBER, (series_id,)).fetchone()
+    revs = dict(connection.execute(_REVISED, (series_id, after, limit)).fetchall())
+    width_ms = block_ms(series.timeframe)
+    bars: list[Revision] = []
+    for start_ms in sorted({t_ms - t_ms % width_ms for t_ms in revs}):
+        (block,) = connection.execute(_READ_BLOCK, (series_id, start_ms)).fetchone()
+        bars += [Revision(bar, revs[bar[0]]) for bar in packing.unpack(block) if bar[0] in revs]
+    return Revised(number, bars)
+
+
+def _number(
+    connection: sqlite3.Connection,
+    series_id: int,
+    changed: Sequence[Bar],
+    late: Sequence[Bar],
+    at_ms: int,
+) -> list[Revision]:
+    """Keeps that these bars have changed, or are new where they were lacking; gives the former."""
+    if not changed and not late:
+        return []
+    (latest,) = connection.execute(_NUMBER, (series_id,)).fetchone()
+    for bar in late:
+        connection.execute(_REVISE, (series_id, bar[0], 0, at_ms, latest + 1)).fetchone()
+    revised: list[Revision] = []
+    for bar in changed:
+        row = (series_id, bar[0], 1, at_ms, latest + 1)
+        revised.append(Revision(bar, connection.execute(_REVISE, row).fetchone()[0]))
+    return revised
+
+
+def _late(connection: sqlite3.Connection, series_id: int, inserted: Sequence[Bar]) -> list[Bar]:
+    """Which of these new bars lie where something was known already."""
+    if not inserted:
+        return []
+    known = coverage.read(connection, series_id, TimeRange(inserted[0][0], inserted[-1][0] + 1))
+    late: list[Bar] = []
+    for one in known:
+        first = bisect_left(inserted, one.start_ms, key=open_time)
+        late += inserted[first : bisect_left(inserted, one.end_ms, first, key=open_time)]
+    return late
 
 
 class _Merged(NamedTuple):

@@ -96,6 +96,8 @@ def _parameters(connection: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
             "_LAST_BLOCKS": (number, first_ms, end_ms),
             "_FIRST_BLOCK": (number,),
             "_LAST_BLOCK": (number,),
+            "_NUMBER": (number,),
+            "_REVISED": (number, 0, _PAGE),
             "_READ_COVERAGE": (number, middle_ms, end_ms),
             "_READ_ROLLED": (number, coarser, middle_ms, MAX_MS),
             "_TOUCHED_ROLLED": (number, middle_ms, end_ms),

@@ -148,6 +148,11 @@ MIGRATIONS = (
     UPDATE job SET due_ms = created_ms WHERE state IN ('pending', 'running');
     CREATE INDEX job_by_due ON job (kind, due_ms, created_ms, id);
     """,
+    # Changes are numbered, series by series; of those from before there is no number.
+    """
+    ALTER TABLE revision ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX revision_by_number ON revision (series, number);
+    """,
 )
 
 

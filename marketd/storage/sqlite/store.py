@@ -28,6 +28,7 @@ from marketd.storage.base import (
     Checkup,
     Job,
     QueryPlan,
+    Revised,
     Storage,
     Stored,
     StoredBars,
@@ -106,7 +107,8 @@ class SQLiteStorage(Storage):
     ) -> Stored:
         def tell(stored: Stored) -> None:
             if stored.inserted or stored.revised:
-                self._tell(Change(series, TimeRange(bars[0][0], bars[-1][0] + 1), stored.revised))
+                span = TimeRange(bars[0][0], bars[-1][0] + 1)
+                self._tell(Change(series, span, bool(stored.revised or stored.late)))
 
         return await self._write(
             lambda connection: bar_rows.store(connection, self._ids, series, bars, covered, at_ms), tell
@@ -123,6 +125,11 @@ class SQLiteStorage(Storage):
             if len(packed) <= _INLINE * packing.SIZE:
                 return StoredBars(packing.unpack(packed), covered)
             return StoredBars(await asyncio.to_thread(packing.unpack, packed), covered)
+
+    async def revised(self, series: Series, *, after: int, limit: int) -> Revised:
+        return await self._read(
+            lambda connection: bar_rows.revised(connection, self._ids, series, after, limit)
+        )
 
     async def series_list(self) -> list[Series]:
         return await self._read(all_series)
