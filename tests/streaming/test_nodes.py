@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
-from itertools import count
 
-import asyncpg
-import pytest
-from cluster import Cluster, Node, until
+from cluster import BarNode, Cluster, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
-from servers.postgres import PostgresServer
 from way import Way
 
 from marketd.chores import probe
@@ -21,23 +16,9 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 
 FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
-NUMBERS = count()
 
 
-@pytest.fixture
-async def cluster(postgres_server: PostgresServer) -> AsyncIterator[Cluster]:
-    """Nodes over a new, empty database."""
-    name = f"nodes_{next(NUMBERS)}"
-    connection = await asyncpg.connect(postgres_server.url())
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    cluster = Cluster(postgres_server.url(name))
-    yield cluster
-    for node in cluster.nodes:
-        await node.close()
-
-
-async def two(cluster: Cluster) -> tuple[Node, Node]:
+async def two(cluster: Cluster) -> tuple[BarNode, BarNode]:
     """Two nodes with a client each; the first leads."""
     leader, follower = await cluster.node(), await cluster.node()
     for node in (leader, follower):
@@ -77,6 +58,8 @@ async def test_bars_of_trades_form_close_and_are_revised_on_every_node(cluster: 
     leader, follower = nodes = [await cluster.node(TickingPlugin, (DAY,)) for _ in range(2)]
     for node in nodes:
         await node.join()
+    await until(lambda: len(leader.nodes._members) == 2)
+    await cluster.round()
     await until(lambda: leader.plugin.streams and follower.hears)
     said: list[Tick] = []
 
