@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ M = 60_000
 MINUTE = Timeframe.parse("1m")
 
 
+@cache
 def read(path: Path) -> Any:
     raw = path.read_bytes()
     return json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
