@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from soak.cuts import cuts, recorded
 from soak.kills import ROOT, kills, victims
 from soak.nodes import rounds
+from tests.servers import postgres
 
 _KILLS_OF_A_FILE = 25  # every page is read after each kill, so that longer files slow it down
 _CUTS_OF_A_RECORDING = 1_000
@@ -71,8 +72,8 @@ def _cut(number: int, scratch: Path, chance: random.Random) -> None:
 def _trouble(number: int, chance: random.Random) -> None:
     if number:
         # In a folder of a short name: a Unix socket's path has little room.
-        with TemporaryDirectory(prefix="marketd-soak-") as folder:
-            bars = asyncio.run(rounds(Path(folder), number, chance, _say))
+        with TemporaryDirectory(prefix="marketd-soak-") as folder, postgres.running() as server:
+            bars = asyncio.run(rounds(Path(folder), server.url(), number, chance, _say))
         _say(f"{number:,} troubles of nodes; {bars:,} bars told in order, once")
         print()
 

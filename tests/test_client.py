@@ -353,12 +353,13 @@ async def test_over_a_restart_of_the_daemon_no_trade_is_missed_or_told_twice(
 def test_a_stream_of_bars_of_trades_goes_on_behind_the_last_one() -> None:
     bars = [(START, 1.0, 1.0, 1.0, 1.0, 2.0), (START + 7, 2.0, 2.0, 2.0, 2.0, 2.0)]
     following = FollowingBars(["X"], {}, timeframe="2t", since=None)
-    snapshot = {"type": "snapshot", "symbol": "X", "bars": bars, "complete": True}
+    snapshot = {"type": "snapshot", "symbol": "X", "bars": bars, "complete": True, "cursor": "c1"}
     assert list(following.told(snapshot)) == [Snapshot("X", bars, True)]
-    assert json.loads(next(following.commands()))["since"] == START + 8
+    assert json.loads(next(following.commands()))["resume"] == "c1"
     late = {"type": "revised", "symbol": "X", "start": START, "end": START + 9, "bars": bars[:1]}
+    late["cursor"] = "c2"
     assert list(following.told(late)) == [Revised("X", START, START + 9, bars[:1])]
-    assert json.loads(next(following.commands()))["since"] == START + 1
+    assert json.loads(next(following.commands()))["resume"] == "c2"
 
 
 @pytest.mark.parametrize("since", [START, None])

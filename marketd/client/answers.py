@@ -168,8 +168,9 @@ class TickUpdate:
 class Status:
     """How a stream is.
 
-    The provider's feed of `symbol` is `down`, or `live` again. Without a symbol: the connection to the
-    daemon is `disconnected`, or `connected` again.
+    The provider's feed of `symbol` is `down`, or `live` again; or it is `unrecovered` after a lost
+    connection: nobody knows what was revised meanwhile of the bars before. Without a symbol: the
+    connection to the daemon is `disconnected`, or `connected` again.
     """
 
     symbol: str

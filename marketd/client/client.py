@@ -349,8 +349,8 @@ class MarketdClient(Asking):
     ) -> AsyncGenerator[StreamEvent, None]:
         """The bars of `symbols` as they form and close, after those closed from `since` on; never ends.
 
-        A lost connection is taken up again, and what closed meanwhile comes as a Snapshot: no closed
-        bar is missed or told twice, though an older one may have been revised unseen. Without `since`
+        A lost connection is taken up again. What was revised meanwhile comes as BarUpdate, what closed
+        as that or as a Snapshot: no closed bar is missed or told twice. Without `since`
         a symbol begins with the first bar that the daemon tells of it. Whatever is wrong before the
         first subscription is accepted is raised; later only what will not pass by itself.
 

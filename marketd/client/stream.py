@@ -49,6 +49,8 @@ _PASSING = {
     "unreachable",
 }
 
+_UNRECOVERED = "Bars told before the connection was lost may have been revised since."
+
 
 class Following(ABC, Generic[E]):
     """What one stream is of, and how far it has been told."""
@@ -58,6 +60,8 @@ class Following(ABC, Generic[E]):
         self._names = names
         self._since = since
         self._state = "new"
+        # For each symbol the cursor that came last.
+        self._cursors: dict[str, str] = {}
 
     def commands(self) -> Iterator[str]:
         """What to say on a new connection: a subscription for each symbol, from where it stands."""
@@ -80,6 +84,8 @@ class Following(ABC, Generic[E]):
             case "error":
                 raise MarketdClientError(None, message["code"], message["message"])
             case _:
+                if "cursor" in message:
+                    self._cursors[message["symbol"]] = message["cursor"]
                 yield from self._news(message)
 
     def lost(self, error: MarketdClientError) -> Iterator[Status]:
@@ -90,20 +96,25 @@ class Following(ABC, Generic[E]):
             yield Status("", "disconnected", error.message)
         self._state = "disconnected"
 
-    @abstractmethod
     def _place(self, symbol: str) -> Mapping[str, Any]:
         """Where a subscription is to begin: nothing, `since` or `resume`."""
+        if symbol in self._cursors:
+            return {"resume": self._cursors[symbol]}
+        return {} if self._since is None else {"since": self._since}
 
     @abstractmethod
-    def _news(self, message: Mapping[str, Any]) -> Iterator[E]:
+    def _news(self, message: Mapping[str, Any]) -> Iterator[E | Status]:
         """What a message says of bars or trades."""
 
     def _joined(self, streams: Sequence[Mapping[str, Any]]) -> None:
         """Takes where the streams begin."""
+        for stream in streams:
+            if self._since is None:
+                self._cursors.setdefault(stream["symbol"], stream["cursor"])
 
 
 class FollowingBars(Following[Snapshot | BarUpdate | Revised]):
-    """The bars of one timeframe, which go on by their times."""
+    """The bars of one timeframe; one that was told as closed is told again only as revised."""
 
     def __init__(
         self, symbols: Sequence[str], names: Mapping[str, Any], *, timeframe: str, since: str | None
@@ -113,11 +124,7 @@ class FollowingBars(Following[Snapshot | BarUpdate | Revised]):
         # For each symbol the open time of the first bar that has not been told as closed.
         self._next_ms: dict[str, int] = {}
 
-    def _place(self, symbol: str) -> Mapping[str, Any]:
-        since = self._next_ms.get(symbol, self._since)
-        return {} if since is None else {"since": since}
-
-    def _news(self, message: Mapping[str, Any]) -> Iterator[Snapshot | BarUpdate | Revised]:
+    def _news(self, message: Mapping[str, Any]) -> Iterator[Snapshot | BarUpdate | Revised | Status]:
         match message["type"]:
             case "snapshot":
                 symbol = message["symbol"]
@@ -137,6 +144,8 @@ class FollowingBars(Following[Snapshot | BarUpdate | Revised]):
                 if bars:
                     self._advance(message["symbol"], bars[-1][0])
                 yield Revised(message["symbol"], message["start"], message["end"], bars)
+            case "resumed" if not message["recovered"]:
+                yield Status(message["symbol"], "unrecovered", _UNRECOVERED)
 
     def _is_new(self, symbol: str, t_ms: int) -> bool:
         return t_ms >= self._next_ms.get(symbol, t_ms)
@@ -160,7 +169,6 @@ class FollowingTicks(Following[TickSnapshot | TickUpdate]):
 
     def __init__(self, symbols: Sequence[str], names: Mapping[str, Any], *, since: str | None) -> None:
         super().__init__(symbols, {**names, "channel": "ticks"}, since=since)
-        self._cursors: dict[str, str] = {}
         # For each symbol the trades that were told last, and those of them that may come again.
         self._told: dict[str, deque[Tick]] = {symbol: deque(maxlen=_TRADES_KEPT) for symbol in symbols}
         self._again: dict[str, Counter[Tick]] = {}
@@ -168,18 +176,10 @@ class FollowingTicks(Following[TickSnapshot | TickUpdate]):
     def _place(self, symbol: str) -> Mapping[str, Any]:
         if symbol in self._cursors:
             self._again[symbol] = Counter(self._told[symbol])
-            return {"resume": self._cursors[symbol]}
-        return {} if self._since is None else {"since": self._since}
+        return super()._place(symbol)
 
-    def _joined(self, streams: Sequence[Mapping[str, Any]]) -> None:
-        for stream in streams:
-            if self._since is None:
-                self._cursors.setdefault(stream["symbol"], stream["cursor"])
-
-    def _news(self, message: Mapping[str, Any]) -> Iterator[TickSnapshot | TickUpdate]:
+    def _news(self, message: Mapping[str, Any]) -> Iterator[TickSnapshot | TickUpdate | Status]:
         symbol = message["symbol"]
-        if "cursor" in message:
-            self._cursors[symbol] = message["cursor"]
         match message["type"]:
             case "snapshot":
                 ticks = self._new(symbol, ticks_of(message["ticks"]))

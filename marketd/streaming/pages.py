@@ -94,6 +94,8 @@ class Pages(Generic[F, S]):
             complete = complete and page.is_complete
             since = page.end_ms
             if since >= until.next_ms:
+                # What comes next finds this page gone: it may take up all the room there is.
+                await subscription.send(())
                 return complete
 
     async def resume(

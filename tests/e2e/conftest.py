@@ -102,14 +102,16 @@ class Process:
 async def launch(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Starts the daemon with the providers of a TOML text, over one database for the whole test.
 
-    That is a file, unless `storage` is the URL of another.
+    That is a file, unless `storage` is the URL of another. The port is a free one unless it is given.
     """
     running: list[Process] = []
 
-    async def start(providers: str, *, wait: bool = True, storage: str = "") -> Process:
+    async def start(providers: str, *, wait: bool = True, storage: str = "", port: int = 0) -> Process:
         config = tmp_path / "config.toml"
         url = storage or f"sqlite:///{tmp_path / 'marketd.db'}"
-        config.write_text(f'[server]\nport = 0\n[storage]\nurl = "{url}"\n{providers}', encoding="utf-8")
+        config.write_text(
+            f'[server]\nport = {port}\n[storage]\nurl = "{url}"\n{providers}', encoding="utf-8"
+        )
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

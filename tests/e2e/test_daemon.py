@@ -9,14 +9,19 @@ import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
 
+from marketd.client import BarUpdate, MarketdClient, Snapshot
+from marketd.domain.bar import Bar
+from marketd.domain.instrument import Instrument, Series
 from marketd.domain.packing import unpack
+from marketd.domain.timeframe import Timeframe
+from marketd.storage.sqlite import SQLiteStorage
 
 Launch = Callable[..., Any]
 
@@ -140,6 +145,52 @@ async def test_a_client_that_comes_back_with_its_cursor_misses_nothing(launch: L
     seen = [last, *replayed, *live]
     query = {**BTC, "timeframe": "1s", "since": last[0], "before": live[-1][0] + 1}
     assert seen == (await daemon.get("/api/v1/ohlcv", **query))["bars"]
+
+
+async def test_the_client_library_is_told_what_was_corrected_while_the_daemon_was_gone(
+    launch: Launch, tmp_path: Path
+) -> None:
+    daemon = await launch(SIM)
+    port = int(daemon.url.rpartition(":")[2])
+    told: dict[int, Bar] = {}
+    live: list[Bar] = []
+    corrected: Bar | None = None
+    since = time.time_ns() // 1_000_000 - 5_000
+    async with (
+        asyncio.timeout(60),
+        MarketdClient(daemon.url) as client,
+        aclosing(client.stream("crypto", "sim", ["BTC/USD"], "1s", since=since)) as events,
+    ):
+        async for event in events:
+            match event:
+                case Snapshot(_, bars, True):
+                    assert not any(one[0] in told for one in bars)
+                    told.update((one[0], one) for one in bars)
+                case BarUpdate(_, one, True, 0):
+                    assert one[0] not in told
+                    told[one[0]] = one
+                    live.append(one)
+                case BarUpdate(_, one, True, _):
+                    told[one[0]] = one
+            if len(live) == 2 and corrected is None:
+                await daemon.kill()
+                corrected = (*live[0][:5], 12_345.0)
+                await _store(tmp_path / "marketd.db", corrected)
+                daemon = await launch(SIM, port=port)
+            if len(live) >= 4:
+                break
+    query = {**BTC, "timeframe": "1s", "since": min(told), "before": max(told) + 1}
+    assert [list(one) for one in told.values()] == (await daemon.get("/api/v1/ohlcv", **query))["bars"]
+    assert corrected is not None
+    assert told[corrected[0]] == corrected
+
+
+async def _store(path: Path, bar: Bar) -> None:
+    storage = SQLiteStorage(path)
+    await storage.open()
+    series = Series(Instrument("crypto", "sim", "BTC/USD"), Timeframe.parse("1s"))
+    await storage.store(series, [bar], [], at_ms=bar[0])
+    await storage.close()
 
 
 async def test_several_symbols_and_timeframes_share_a_socket(launch: Launch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 import aiohttp
 
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
+from marketd.daemon import Daemon
+
+Start = Callable[..., Awaitable[Daemon]]
 
 START = 1_709_647_200_000  # 2024-03-05T14:00:00Z
 NOW = START + 30 * 60_000 + 30_000

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from asking import NOW, Api, configured
+from asking import NOW, Api, Start, configured
 from talking import Connect, Socket, connected
 
 from marketd.clock import ManualClock
 from marketd.daemon import Daemon
-
-Start = Callable[..., Awaitable[Daemon]]
 
 
 @pytest.fixture

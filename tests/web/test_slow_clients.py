@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientSession
-from asking import NOW, Api, M
-from conftest import Start
+from asking import NOW, Api, M, Start
 from talking import JSON, PATH, Socket, connected
 
 from marketd.clock import ManualClock

@@ -8,8 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
-from asking import NOW, START, Api, M, worded
-from conftest import Start
+from asking import NOW, START, Api, M, Start, worded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from talking import JSON, MSGPACK, PATH, PATIENCE_S, Connect, Socket, connected
@@ -71,6 +70,9 @@ async def test_messagepack_says_what_json_says(connect: Connect, command: dict[s
         await socket.say(command)
         messages = [await socket.hear(), await socket.hear()]
         messages[1]["bars"] = [list(map(worded, bar)) for bar in messages[1]["bars"]]
+        # The second knows more of the series, which the first one's question has read.
+        cursors = [messages[0]["streams"][0].pop("cursor"), messages[1].pop("cursor")]
+        assert all(isinstance(cursor, str) for cursor in cursors)
         heard.append(messages)
     assert heard[0] == heard[1]
     assert [message["type"] for message in heard[0]] == ["subscribed", "snapshot"]
