@@ -46,6 +46,14 @@ class TapeFront:
         self.known_ms = max(self.known_ms, known_ms)
         self._emit(Progress(self.whole_ms))
 
+    def makes_up(self, until_ms: int) -> bool:
+        """What was missed is told up to `until_ms`; gives whether that is not all."""
+        if self.missed is not None:
+            left = TimeRange(until_ms, self.missed.end_ms)
+            self.missed = None if left.is_empty else left
+        self.advance(until_ms)
+        return self.missed is not None
+
     def rewind(self) -> None:
         """Leaves what is missed to whoever follows now: from there on nothing is known."""
         self.known_ms, self.missed = self.whole_ms, None

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from marketd.domain.bar import Bar, Tick, open_time
 from marketd.domain.coverage import Covered, Gap, Reason
 from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed, Superseded
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import MIN_MS, TimeRange
 from marketd.plugins.feed import TickFeed
 from marketd.streaming.retry import Backoff, first, pause
 from marketd.streaming.tape_front import TapeFront
@@ -195,7 +195,7 @@ class TapeWorker:
 
     async def _make_up(self) -> None:
         """Fetches what was missed, as soon as it can be had; the stream goes on meanwhile."""
-        provider, clock, front = self._feed.provider, self._feed.provider.plugin.clock, self._front
+        clock, front = self._feed.provider.plugin.clock, self._front
         if front.missed is not None or front.known_ms + _GRACE_MS < self._heard_ms:
             # At once, what there was while nobody listened; what came since, with the first trade.
             self._is_missed(self._heard_ms)
@@ -204,9 +204,14 @@ class TapeWorker:
             await self._has_missed.wait()
             missed = front.missed
             assert missed is not None  # noqa: S101 - it is set before the event
-            await clock.sleep_until(missed.end_ms + provider.plugin.settle_ms + _GRACE_MS)
+            settled_ms = clock.now_ms() - self._lag_ms
+            if settled_ms < min(missed.end_ms, missed.start_ms + _GRACE_MS):
+                await clock.sleep_until(missed.end_ms + self._lag_ms)
+                continue
+            # What lies further back is not kept waiting for the last of it.
+            piece = missed.clip(TimeRange(MIN_MS, settled_ms))
             try:
-                gaps = await self._tape.fill(self._feed, missed)
+                gaps = await self._tape.fill(self._feed, piece)
             except Superseded:
                 raise
             except MarketdError as error:
@@ -217,10 +222,8 @@ class TapeWorker:
                 continue
             for gap in gaps:
                 front.pass_over(gap)
-            if front.missed == missed:
-                front.missed = None
+            if not front.makes_up(piece.end_ms):
                 self._has_missed.clear()
-            front.advance(missed.end_ms)
             backoff = Backoff()
 
     def _is_missed(self, end_ms: int) -> None:
