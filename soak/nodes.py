@@ -36,6 +36,8 @@ PATIENCE_S = 60
 TAKEOVER_S = 6
 _NAMES = {"market": "crypto", "provider": "sim"}
 _BASE = Series(Instrument("crypto", "sim", "BTC/USD"), Timeframe.parse("1s"))
+# How long a node that was away may take to tell what it missed.
+_RECOVERY_S = 3
 _DERIVED = Timeframe.parse("5s")
 # So much is asked for again by who listens to trades and comes back: what came late is in it.
 _OVERLAP_MS = 60_000
@@ -51,6 +53,7 @@ class Node:
         self.url = ""
         # Whether it has been running, without a pause, for all of this round.
         self.is_well = False
+        self.resumed_s = 0.0
 
     async def start(self) -> None:
         """Returns when it answers."""
@@ -67,6 +70,7 @@ class Node:
                 line = (await self._process.stdout.readline()).decode()
                 assert line, f"a node ended by itself, see {self._config.with_suffix('.log')}"
                 self.url = next((word for word in line.split() if word.startswith("http://")), "")
+        self.resumed_s = time.time()
 
     async def kill(self) -> None:
         """kill -9."""
@@ -82,6 +86,7 @@ class Node:
         self._process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(for_s)
         self._process.send_signal(signal.SIGCONT)
+        self.resumed_s = time.time()
 
     async def leads(self) -> bool:
         """Whether it follows the series, or its trades, for all."""
@@ -221,18 +226,24 @@ class Cluster:
         storage = PostgresStorage(self.database)
         await storage.open()
         now_ms = int(time.time() * 1000)
+        until_s = time.monotonic() + PATIENCE_S
         try:
             for one in self.trade_recorders:
-                span = TimeRange(one.since_ms, now_ms)
-                async with asyncio.timeout(PATIENCE_S):
-                    while True:
-                        read = await storage.read_ticks(_BASE.instrument, span, limit=1_000_000)
-                        told = {trade for trade in one.trades if trade[0] < now_ms}
-                        if set(read.ticks) == told and not subtract(span, proven(read.coverage)):
-                            break
-                        await asyncio.sleep(0.1)
+                while wrong := await self._wrong(storage, one, now_ms):
+                    assert time.monotonic() < until_s, wrong
+                    await asyncio.sleep(0.1)
         finally:
             await storage.close()
+
+    async def _wrong(self, storage: PostgresStorage, one: TradeRecorder, until_ms: int) -> str:
+        """How what a client was told until then differs from what is stored; empty if it does not."""
+        span = TimeRange(one.since_ms, until_ms)
+        read = await storage.read_ticks(_BASE.instrument, span, limit=1_000_000)
+        stored, told = set(read.ticks), {trade for trade in one.trades if trade[0] < until_ms}
+        unknown = subtract(span, proven(read.coverage))
+        if stored == told and not unknown:
+            return ""
+        return f"not told: {sorted(stored - told)}; not stored: {sorted(told - stored)}; {unknown=}"
 
     async def check(self) -> int:
         """Holds what each client was told against what is stored; gives the number of bars."""
@@ -275,7 +286,7 @@ class Trouble:
     async def round(self) -> str:
         """One bad thing, after which every client that can is told of bars again; says what it was."""
         for one in self._cluster.recorders:
-            one.node.is_well = one.node.url != "" and one.next_ms > (time.time() - 8) * 1000
+            one.node.is_well = one.node.url != "" and time.time() - one.node.resumed_s > _RECOVERY_S
         if not self._kinds:
             twice, once = (
                 (self._kill, self._stop),
