@@ -38,6 +38,8 @@ _NAMES = {"market": "crypto", "provider": "sim"}
 _BASE = Series(Instrument("crypto", "sim", "BTC/USD"), Timeframe.parse("1s"))
 # How long a node that was away may take to tell what it missed.
 _RECOVERY_S = 3
+# How much longer trades may take that nobody has heard: they are asked for when they are settled.
+_SETTLING_S = 2
 _DERIVED = Timeframe.parse("5s")
 # So much is asked for again by who listens to trades and comes back: what came late is in it.
 _OVERLAP_MS = 60_000
@@ -364,9 +366,13 @@ async def rounds(
         trouble = Trouble(nodes, chance)
         for done in range(1, number + 1):
             said = await trouble.round()
-            latest_s = max(one.latest_s for one in clients)
-            say(f"{done:,} of {number:,}: {said}; {latest_s:.1f} s late at most")
+            latest_s = max(one.latest_s for one in nodes.recorders)
+            trades_s = max(one.latest_s for one in nodes.trade_recorders)
+            say(
+                f"{done:,} of {number:,}: {said}; {latest_s:.1f} s late at most, trades {trades_s:.1f} s"
+            )
             assert latest_s <= TAKEOVER_S
+            assert trades_s <= TAKEOVER_S + _SETTLING_S
         await trouble.end()
         await nodes.told_trades()
         for task in listening:
