@@ -14,6 +14,7 @@ from marketd.domain.errors import (
     NotReady,
     ProviderFailed,
     UnknownSymbol,
+    Unsupported,
 )
 from marketd.domain.instrument import SymbolInfo
 from marketd.domain.timeframe import DAY_MS, Timeframe
@@ -23,11 +24,13 @@ from marketd.plugins import (
     MarketPlugin,
     PluginContext,
     RateLimit,
+    TickHistory,
     TickStreams,
 )
 from marketd_ccxt.clients import SharedClients, load, make_client, sharing
 from marketd_ccxt.errors import translated
 from marketd_ccxt.paging import first_bars
+from marketd_ccxt.past_trades import past_trades_of
 from marketd_ccxt.rows import bars_of, ticks_of
 from marketd_ccxt.settings import MARKETS, CcxtCredentials, CcxtSettings
 
@@ -38,7 +41,7 @@ _FRESH_MS = 60_000
 _TRADES = "trades"
 
 
-class CcxtPlugin(MarketPlugin, BarStreams, TickStreams):
+class CcxtPlugin(MarketPlugin, BarStreams, TickStreams, TickHistory):
     """History over REST, and the exchange's own streams where ccxt has them.
 
     ccxt does not tell when a bar is closed: it is when the next one begins. Where none comes, marketd
@@ -55,6 +58,10 @@ class CcxtPlugin(MarketPlugin, BarStreams, TickStreams):
         super().__init__(context)
         self.markets = [MARKETS[one] for one in context.settings["types"]]
         self.timeframes = ()
+        self._past = past_trades_of(context.settings["exchange"], context.settings["types"])
+        self.has_tick_history = self._past is not None
+        if self._past is not None:
+            self.tick_page_limit = self._past.size
         self._client: Any = None
         self._loaded: Any = None
         self._loaded_ms = 0
@@ -75,6 +82,8 @@ class CcxtPlugin(MarketPlugin, BarStreams, TickStreams):
         self.rate_limit = RateLimit(requests=5, per_ms=math.ceil(6 * self._loaded.rateLimit))
         self.page_limit = min(map(self._page_size, self.context.settings["types"]))
         self._client = await asyncio.to_thread(self._make_shared)
+        if self._past is not None:
+            self._past.prepare(self._client)
 
     async def close(self) -> None:
         await self._streams.close()
@@ -129,6 +138,20 @@ class CcxtPlugin(MarketPlugin, BarStreams, TickStreams):
             now_ms=self.clock.now_ms(),
         )
 
+    async def fetch_ticks(self, symbol: str, since: int, before: int, limit: int) -> Sequence[Tick]:
+        client = self._open_client(symbol)
+        if self._past is None:
+            raise Unsupported(f"{client.id} is not known to tell all of its past trades.")
+        before = min(before, self.clock.now_ms() + 1)
+        if since >= before:
+            return []
+        with translated(client):
+            trades = await client.fetch_trades(symbol, None, limit, self._past.since(since))
+            ticks = await asyncio.to_thread(ticks_of, trades)
+        if ticks and ticks[0][0] < since:
+            raise ProviderFailed(f"{client.id} answered with trades of another time.")
+        return [tick for tick in ticks if tick[0] < before]
+
     async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
         self._open_client(symbol)
         from_ms = timeframe.floor(self.clock.now_ms())
@@ -146,9 +169,10 @@ class CcxtPlugin(MarketPlugin, BarStreams, TickStreams):
     async def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
         self._open_client(symbol)
         from_ms = self.clock.now_ms()
+        params = {} if self._past is None else self._past.stream
         async with self._streams.using(_TRADES) as client:
             while True:
-                batch = ticks_of(await client.watch_trades(symbol), from_ms)
+                batch = ticks_of(await client.watch_trades(symbol, params=params), from_ms)
                 if batch:
                     yield batch
 

@@ -20,8 +20,8 @@ def bars_of(rows: Any, since_ms: int = 0) -> list[Bar]:
     return sorted((bar for bar in bars.values() if bar[0] >= since_ms), key=open_time)
 
 
-def ticks_of(trades: Any, since_ms: int) -> list[Tick]:
-    """The ticks of ccxt's trades, ascending, from `since_ms` on."""
+def ticks_of(trades: Any, since_ms: int = 0) -> list[Tick]:
+    """The ticks of ccxt's trades, ascending, from `since_ms` on. Raises ProviderFailed for any other."""
     ticks: list[Tick] = []
     for trade in trades:
         t_ms, price, size = (trade.get(key) for key in ("timestamp", "price", "amount"))

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from binance_standin import Binance
 from marketd_ccxt.clients import make_client
 from marketd_ccxt.plugin import CcxtPlugin
 from marketd_ccxt.settings import CcxtCredentials, CcxtSettings
-from standin import Binance
+from standin import NOW
 
 from marketd.clock import ManualClock
 from marketd.plugins import PluginContext
-
-NOW = 1_709_647_230_000  # 2024-03-05T14:00:30Z
-
-
-@pytest.fixture
-async def binance() -> AsyncIterator[Binance]:
-    exchange = Binance(ManualClock(NOW))
-    async with exchange.serving():
-        yield exchange
 
 
 def settings(**more: Any) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
+from binance_standin import Binance
+from kraken_standin import Kraken
 from marketd_ccxt.plugin import CcxtPlugin
-from standin import Binance, Exchange, Kraken, refusing
+from standin import Exchange, refusing
 
 from marketd.clock import SystemClock
 from marketd.plugins import MarketPlugin, PluginContext, ScaledClock

@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
+from binance_standin import Binance
 from marketd_ccxt.plugin import CcxtPlugin
 from marketd_ccxt.settings import CcxtCredentials, CcxtSettings
-from standin import Binance
+from standin import NOW
 
 from marketd.clock import ManualClock
+from marketd.domain.errors import Unsupported
 from marketd.domain.timeframe import Timeframe
 from marketd.plugins import PluginContext
 
-NOW, M = 1_709_647_230_000, 60_000  # 2024-03-05T14:00:30Z
+M = 60_000
 MINUTE, DAY, MONTH = (Timeframe.parse(name) for name in ("1m", "1d", "1M"))
 # The symbol of each market, and which simulated one has its values.
 SYMBOLS = {
@@ -23,18 +25,6 @@ SYMBOLS = {
     "crypto_swap": ("BTC/USDT:USDT", "ETH/USD"),
     "crypto_future": ("BTC/USDT:USDT-240329", "SOL/USD"),
 }
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(NOW)
-
-
-@pytest.fixture
-async def binance(clock: ManualClock) -> AsyncIterator[Binance]:
-    exchange = Binance(clock)
-    async with exchange.serving():
-        yield exchange
 
 
 @pytest.fixture
@@ -62,6 +52,14 @@ async def test_the_history_of_each_is_its_own(plugin: CcxtPlugin, binance: Binan
     bars = await plugin.fetch_ohlcv(symbol, MINUTE, NOW - 30 * M, NOW, 20, {})
     assert bars == await binance.history("1m", NOW - 30 * M, NOW, 20, simulated)
     assert len(bars) == 20
+
+
+async def test_of_contracts_no_past_trades_are_told(plugin: CcxtPlugin, binance: Binance) -> None:
+    asked = len(binance.asked)
+    assert not plugin.has_tick_history
+    with pytest.raises(Unsupported):
+        await plugin.fetch_ticks("BTC/USDT:USDT", NOW - M, NOW, 10)
+    assert len(binance.asked) == asked
 
 
 async def test_a_month_is_a_month_and_no_minute(plugin: CcxtPlugin, binance: Binance) -> None:

@@ -13,16 +13,18 @@ from typing import Any
 import aiohttp
 import pytest
 import websockets
+from binance_standin import Binance
+from kraken_standin import Kraken
 from marketd_ccxt.plugin import CcxtPlugin
-from standin import Binance, Exchange, Kraken, refusing
+from standin import NOW, Exchange, refusing
 
 from marketd.clock import SystemClock
 from marketd.config import Config, ProviderConfig, ServerConfig, StorageConfig
 from marketd.daemon import Daemon
+from marketd.domain.bar import Tick
 from marketd.plugins import MarketPlugin, RateLimit, ScaledClock, hookimpl
 from marketd.plugins.loader import installed
 
-NOW = 1_709_647_230_000  # 2024-03-05T14:00:30Z
 S, M = 1_000, 60_000
 SECRET = "c2VjcmV0LXNlY3JldA=="
 Open = Callable[..., AbstractAsyncContextManager["House"]]
@@ -60,12 +62,16 @@ class House:
         return dict(state)
 
     @asynccontextmanager
-    async def following(self, timeframe: str, **more: Any) -> AsyncIterator[Follower]:
+    async def subscribed(self, **more: Any) -> AsyncIterator[websockets.ClientConnection]:
         url = self.daemon.url.replace("http", "ws") + "/api/v1/stream"
         async with asyncio.timeout(20), websockets.connect(url) as socket:
             names = {"market": "crypto", "provider": "x", "symbols": ["BTC/USDT"]}
-            asked = {"type": "subscribe", "id": "1", "timeframe": timeframe, **names, **more}
-            await socket.send(json.dumps(asked))
+            await socket.send(json.dumps({"type": "subscribe", "id": "1", **names, **more}))
+            yield socket
+
+    @asynccontextmanager
+    async def following(self, timeframe: str, **more: Any) -> AsyncIterator[Follower]:
+        async with self.subscribed(timeframe=timeframe, **more) as socket:
             yield Follower(socket)
 
 
@@ -182,6 +188,34 @@ async def test_an_exchange_without_a_stream_is_polled(
         assert not exchange.sockets
         seen = follower.closed
         assert seen == await house.bars(seen[0][0], seen[-1][0] + 1, timeframe)
+
+
+@pytest.mark.parametrize("cls", [Binance, Kraken])
+async def test_trades_are_the_same_at_the_exchange_over_rest_and_live(
+    cls: type[Exchange], opened: Open
+) -> None:
+    clock = ScaledClock(SystemClock(), start_ms=NOW, speed=10)
+    since, before = NOW - 5 * M, NOW + 10 * S
+    async with cls(clock).serving() as exchange, opened(exchange, clock) as house:
+        async with house.subscribed(channel="ticks", since=since) as socket:
+            told: list[Tick] = []
+            is_cut = False
+            truth = await exchange.trades(since, before, 10_000)
+            while not (told and told[-1][0] >= before and set(truth) <= set(told)):
+                message = json.loads(await socket.recv())
+                assert message["type"] in ("subscribed", "snapshot", "tick", "status"), message
+                told += [tuple(tick) for tick in message.get("ticks", [])]
+                if not is_cut and told and told[-1][0] > NOW + 3 * S:
+                    is_cut = True
+                    await exchange.hang_up()
+                truth = await exchange.trades(since, before, 10_000)
+        # Each once, although the connection broke between them.
+        assert is_cut
+        assert sorted(tick for tick in told if tick[0] < before) == sorted(truth)
+        query = {"since": since, "before": before, "limit": 10_000}
+        status, answer = await house.get("/api/v1/ticks", **PAIR, **query)
+        assert (status, answer["complete"]) == (200, True)
+        assert [tuple(tick) for tick in answer["ticks"]] == truth
 
 
 async def test_a_429_is_waited_out_and_a_long_one_is_told(

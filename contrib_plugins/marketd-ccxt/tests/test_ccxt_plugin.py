@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from aiohttp import web
 from marketd_ccxt.plugin import CcxtPlugin
 from marketd_ccxt.settings import CcxtCredentials, CcxtSettings
 from marshmallow import ValidationError
-from standin import Binance, Exchange, Kraken, refusing
+from standin import NOW, Exchange, made, opened, refusing
 
 from marketd.cli.running import load_plugins
 from marketd.clock import ManualClock
@@ -34,51 +34,9 @@ from marketd.domain.errors import (
 from marketd.domain.timeframe import Timeframe
 from marketd.plugins import BarUpdate, PluginContext, RateLimit
 
-NOW = 1_709_647_230_000  # 2024-03-05T14:00:30Z
 M = 60_000
 MINUTE = Timeframe.parse("1m")
 SECRET = "c2VjcmV0"
-
-
-def made(exchange: Exchange, clock: ManualClock, **credentials: str) -> CcxtPlugin:
-    settings = {"exchange": type(exchange).__name__.lower(), "base_url": exchange.url}
-    loaded = CcxtSettings().load(settings)
-    return CcxtPlugin(PluginContext("x", clock, loaded, CcxtCredentials().load(credentials)))
-
-
-@asynccontextmanager
-async def opened(
-    exchange: Exchange, clock: ManualClock, **credentials: str
-) -> AsyncIterator[CcxtPlugin]:
-    plugin = made(exchange, clock, **credentials)
-    try:
-        await plugin.open()
-        yield plugin
-    finally:
-        await plugin.close()
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(NOW)
-
-
-@pytest.fixture(params=[Binance, Kraken])
-async def exchange(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Exchange]:
-    async with request.param(clock).serving() as exchange:
-        yield exchange
-
-
-@pytest.fixture
-async def binance(clock: ManualClock) -> AsyncIterator[Exchange]:
-    async with Binance(clock).serving() as exchange:
-        yield exchange
-
-
-@pytest.fixture
-async def kraken(clock: ManualClock) -> AsyncIterator[Exchange]:
-    async with Kraken(clock).serving() as exchange:
-        yield exchange
 
 
 async def fetch(plugin: CcxtPlugin, since: int, before: int, limit: int = 500) -> Sequence[Bar]:

@@ -7,17 +7,20 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from binance_standin import Binance
+from kraken_standin import Kraken
 from marketd_ccxt.plugin import CcxtPlugin
 from marketd_ccxt.settings import CcxtCredentials, CcxtSettings
-from standin import Binance, Exchange, Kraken
+from standin import Exchange
 
 from marketd.clock import ManualClock
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.timeframe import Timeframe
 from marketd.plugins import PluginContext
 
@@ -27,6 +30,7 @@ M = 60_000
 MINUTE = Timeframe.parse("1m")
 
 
+@cache
 def read(path: Path) -> Any:
     raw = path.read_bytes()
     return json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
@@ -38,6 +42,10 @@ class RecordedBinance(Binance):
     folder: Path
 
     async def rest(self, path: str, request: web.Request) -> web.StreamResponse:
+        if path == "api/v3/aggTrades":
+            since, limit = int(request.query["startTime"]), int(request.query["limit"])
+            trades = read(self.folder / "binance/rest_aggTrades_XRPETH_2019-10.json.gz")
+            return web.json_response([one for one in trades if one["T"] >= since][:limit])
         assert path == "api/v3/exchangeInfo"
         return web.json_response(read(self.folder / "binance/rest_exchangeInfo_2021-10-11.json.gz"))
 
@@ -65,6 +73,7 @@ class RecordedKraken(Kraken):
         name = {
             "0/public/AssetPairs": "kraken/rest_AssetPairs_XBTUSDT.json",
             "0/public/OHLC": "kraken/rest_ohlc_XBTUSDT_2025-11-10.json.gz",
+            "0/public/Trades": "kraken/rest_trades_XBTUSDT_2025-11-10.json.gz",
         }[path]
         return web.json_response(read(self.folder / name))
 
@@ -87,6 +96,12 @@ def recorded_bars(path: Path) -> Sequence[Bar]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     return [(int(row[0]), *map(float, row[1:6])) for row in rows]  # type: ignore[misc]
+
+
+def recorded_ticks(path: Path) -> list[Tick]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [(int(row[0]), float(row[1]), float(row[2]), row[3], row[4]) for row in rows]
 
 
 async def test_every_pair_of_binance_is_a_symbol(recordings: Path) -> None:
@@ -125,3 +140,26 @@ async def test_the_bars_of_kraken_are_those_of_the_recording(recordings: Path) -
         since = expected[2][0]
         found = await plugin.fetch_ohlcv("BTC/USDT", MINUTE, since, now_ms, 1_000, {})
     assert list(found) == list(expected[2:])
+
+
+async def test_the_trades_of_kraken_are_those_of_the_recording(recordings: Path) -> None:
+    expected = recorded_ticks(recordings.parent / "ticks/kraken_XBTUSDT_2025-11-10.csv.gz")
+    now_ms = expected[-1][0] + 1
+    async with opened(RecordedKraken(ManualClock(now_ms)), recordings, "kraken", now_ms) as plugin:
+        found = await plugin.fetch_ticks("BTC/USDT", expected[0][0], now_ms, 1_000)
+    assert list(found) == expected
+
+
+async def test_the_trades_of_binance_are_those_of_the_recording_page_by_page(recordings: Path) -> None:
+    expected = recorded_ticks(recordings.parent / "ticks/binance_XRPETH_2019-10.csv.gz")
+    now_ms = expected[-1][0] + 1
+    found: dict[Tick, None] = {}
+    async with opened(RecordedBinance(ManualClock(0)), recordings, "binance", now_ms) as plugin:
+        since = 0
+        while True:
+            page = await plugin.fetch_ticks("XRP/ETH", since, now_ms, plugin.tick_page_limit)
+            found |= dict.fromkeys(page)
+            if len(page) < plugin.tick_page_limit:
+                break
+            since = page[-1][0]
+    assert list(found) == expected
