@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -109,6 +110,9 @@ class NodeWorker:
             self._is_assigned.set()
         if part is Part.FOLLOWING:
             self._hear(note)
+        if part is Part.WAITING and self._storage.fault:
+            # At once: a part that leads may wait for a store that says nothing, before it ends.
+            self.front.tell("down", self._storage.fault)
 
     async def _play(self) -> None:
         """One part, until there is another."""
@@ -121,7 +125,8 @@ class NodeWorker:
             case Part.ALONE:
                 work = self._worker(self._feed).follow()
             case Part.WAITING:
-                work = self._wait()
+                # Nobody is known to lead.
+                work = asyncio.sleep(math.inf)
         playing = asyncio.create_task(work, name=f"{self._part} {self._feed.series}")
         tasks = {playing, asyncio.create_task(self._assigned())}
         try:
@@ -134,12 +139,6 @@ class NodeWorker:
 
     async def _assigned(self) -> None:
         await self._is_assigned.wait()
-
-    async def _wait(self) -> None:
-        """Nobody is known to lead; if the store is why, clients are told."""
-        if self._storage.fault:
-            self.front.tell("down", self._storage.fault)
-        await asyncio.Event().wait()
 
     async def _lead(self) -> None:
         """Follows the series for all nodes; returns when another has begun to."""

@@ -158,9 +158,8 @@ class Cluster:
         timeframes: Sequence[Timeframe] = (MINUTE,),
         way: Way | None = None,
     ) -> Node:
-        """One more, perhaps with a way of its own to the database, which it has little patience with."""
-        url, patience_s = (self.url, 10) if way is None else (way.url, 2)
-        storage = PostgresStorage(url, connections=2, patience_s=patience_s)
+        """One more, perhaps with a way of its own to the database."""
+        storage = PostgresStorage(self.url if way is None else way.url, connections=2)
         node = Node(self, f"node {len(self.nodes)}", cls, timeframes, storage)
         self.nodes.append(node)
         await node.storage.open()
