@@ -12,7 +12,7 @@ run: $(VENV)/.run  ## set up and start the daemon
 	$(BIN)/marketd serve $(CONFIG)
 
 test: $(VENV)/.dev $(NPM)  ## set up and run every test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 check: $(VENV)/.dev  ## format, lint, types, imports
 	$(BIN)/ruff format --check .

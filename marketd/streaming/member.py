@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -118,6 +119,9 @@ class Member(ABC, Generic[_Word]):
             self._is_assigned.set()
         if part is Part.FOLLOWING:
             self._hear(note)
+        if part is Part.WAITING and self._storage.fault:
+            # At once: a part that leads may wait for a store that says nothing, before it ends.
+            self.front.tell("down", self._storage.fault)
 
     async def _play(self) -> None:
         """One part, until there is another."""
@@ -141,16 +145,11 @@ class Member(ABC, Generic[_Word]):
             case Part.ALONE:
                 return self._work(None)
             case Part.WAITING:
-                return self._wait()
+                # Nobody is known to lead.
+                return asyncio.sleep(math.inf)
 
     async def _assigned(self) -> None:
         await self._is_assigned.wait()
-
-    async def _wait(self) -> None:
-        """Nobody is known to lead; if the store is why, clients are told."""
-        if self._storage.fault:
-            self.front.tell("down", self._storage.fault)
-        await asyncio.Event().wait()
 
     async def _lead(self) -> None:
         """Follows at the provider for all nodes; returns when another has begun to."""

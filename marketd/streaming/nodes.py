@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _ROUND_S = 1.0
 _LEASE_S = LEASE_MS / 1000
+# A store that takes no writes for longer is one that this node is cut off from, or that is away for all.
+_GRACE_S = 1.0
 
 
 class Part(StrEnum):
@@ -128,12 +130,12 @@ class Nodes:
                 member.assign(Part.WAITING, b"")
 
     def _is_faulty(self, now_s: float) -> bool:
-        """True if the store has taken no writes for as long as a lease lasts."""
+        """True if the store has taken no writes for more than a moment."""
         if not self._storage.fault:
             self._faulty_s = None
             return False
         self._faulty_s = now_s if self._faulty_s is None else self._faulty_s
-        return now_s - self._faulty_s > _LEASE_S
+        return now_s - self._faulty_s > _GRACE_S
 
     def _go_alone(self, reason: str) -> None:
         if not self.fault:

@@ -173,6 +173,8 @@ class TapeNode(Node):
         self.world = TapeWorld(storage, cls, clock=cluster.clock, others=self.others)
         self.plugin = self.world.plugin
         self.plugin.past = cluster.past
+        # As in a daemon: who hears of changes notices that the database says nothing.
+        storage.listen(lambda change: None)
         self.client = Client(self.world.broadcast)
 
     async def join(self, since: int | None = None) -> None:
@@ -204,7 +206,7 @@ class Cluster:
         timeframes: Sequence[Timeframe] = (MINUTE,),
         way: Way | None = None,
     ) -> BarNode:
-        """One more, perhaps with a way of its own to the database, which it has little patience with."""
+        """One more, perhaps with a way of its own to the database."""
         node = BarNode(self, self._storage(way), cls, timeframes)
         await self._open(node)
         return node
@@ -216,8 +218,7 @@ class Cluster:
         return node
 
     def _storage(self, way: Way | None) -> PostgresStorage:
-        url, patience_s = (self.url, 10) if way is None else (way.url, 2)
-        return PostgresStorage(url, connections=2, patience_s=patience_s)
+        return PostgresStorage(self.url if way is None else way.url, connections=2)
 
     async def _open(self, node: Node) -> None:
         self.nodes.append(node)

@@ -216,11 +216,13 @@ async def test_a_leader_whose_database_says_nothing_lets_another_lead(cluster: C
             assert await trades(node.client, 1) == [at(10)]
         way.silence()
         cluster.trades(at(20))
-        assert (await leader.client.next("status"))["state"] == "down"
+        await until(lambda: bool(leader.storage.fault))
         await cluster.round()
-        cluster.lease_expires()
+        assert leader.leads, "a moment is nothing"
+        cluster.now_s += 1.1
         await cluster.round()
         await until(lambda: follower.leads)
+        assert (await leader.client.next("status"))["state"] == "down"
         cluster.trades(at(30))
         assert await trades(follower.client, 1) == [at(30)]
         way.open()

@@ -28,8 +28,10 @@ _CHANNEL = "SELECT 'marketd_' || 'marketd_schema'::regclass::oid"
 _SAY = "SELECT pg_notify($1, note) FROM unnest($2::text[]) AS note"
 _WRITTEN = re.compile(r"(\w+) (\d{1,18}) (-?\d{1,18}) (-?\d{1,18}) ([01])", re.ASCII)
 _RETRY_S = 1.0
-# A connection that broke without a word is found out after this.
-_PROBE_S = 10.0
+# Who hears nothing for a second asks whether the server is still there: a leader that is cut off from it
+# has to notice, and to give way, while its followers wait for a bar.
+_PROBE_S = 1.0
+_PATIENCE_S = 2.0
 # Of more notes that wait it is enough to know that there were many.
 _MOST = 1_000
 
@@ -57,12 +59,19 @@ class Note(NamedTuple):
 class Notes:
     """One node's part in it: it says what it writes, and hears what the others do.
 
-    `tell` is given every change of another node, and None after some may have been missed.
+    `tell` is given every change of another node, and None after some may have been missed; `lost` why
+    the connection for that broke.
     """
 
-    def __init__(self, connections: Connections, tell: Callable[[Change | None], None]) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        tell: Callable[[Change | None], None],
+        lost: Callable[[BaseException], object],
+    ) -> None:
         self._connections = connections
         self._tell = tell
+        self._lost = lost
         self._node = secrets.token_hex(8)
         self._channel = ""
         self._heard: asyncio.Queue[str | None] = asyncio.Queue(_MOST)
@@ -117,6 +126,7 @@ class Notes:
                     await self._pass_on(connection)
                 except FAILURES as error:
                     log.warning("changes by other processes not heard reason=%s", reason(error))
+                    self._lost(error)
                 connection.terminate()
                 connection = await self._again()
                 log.info("changes by other processes heard again")
@@ -142,7 +152,7 @@ class Notes:
                 async with asyncio.timeout(_PROBE_S):
                     text = await self._heard.get()
             except TimeoutError:
-                await connection.execute("SELECT 1")
+                await connection.execute("SELECT 1", timeout=_PATIENCE_S)
                 continue
             if connection.is_closed():
                 raise ConnectionError

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Covered
@@ -109,7 +110,7 @@ class PostgresStorage(Storage):
             connections = await Connections.open(self._url, most=self._most, patience_s=self._patience_s)
             try:
                 found, self.identity = await prepare(connections)
-                self._notes = Notes(connections, self._tell)
+                self._notes = Notes(connections, self._tell, partial(self._failed, "written"))
                 with self._saying("opened"):
                     # Without anybody who listens there is no need for one more connection.
                     await self._notes.open(hears=bool(self._listeners))
