@@ -13,17 +13,19 @@ _PERIOD_S = 0.1
 # A loop that is this late answers slowly already; so does one with this much under way.
 _LATE_S = 0.05
 _MANY = 8
-# A piece of background work holds the loop up for a millisecond or two. What begins together also ends
-# together, and several in a row are what somebody would notice, so they pass one by one: from so much
-# that came in the last second on, so long after one another. While clients are busy hardly any of them
-# is to meet one: what one in a hundred waits for is what is promised.
-_REST_S = ((50, 0.25), (10, 0.1), (0, 0.004))
+# A piece of background work holds the loop up for a few milliseconds. What begins together also ends
+# together, and several in a row are what somebody would notice, so they pass one by one.
+_REST_S = 0.004
+# From so much on that came in the last second clients are busy, and hardly any of them is to meet a
+# piece: what one in a hundred waits for is what is promised.
+_BUSY = 10
+_BUSY_REST_S = 0.5
 
 
 class LoadGate:
     """Open while the event loop is on time and little is under way that somebody waits for.
 
-    It lets pieces of background work pass one at a time, the more rarely the busier clients are.
+    It lets pieces of background work pass one at a time, rarely while clients are busy.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -36,7 +38,7 @@ class LoadGate:
         # What came in each of the last periods, a second together.
         self._recent: deque[int] = deque(maxlen=round(1 / _PERIOD_S))
         self._line = asyncio.Lock()
-        self._rest_s = _REST_S[-1][1]
+        self._rest_s = _REST_S
         self._passed_s = 0.0
 
     @property
@@ -79,8 +81,7 @@ class LoadGate:
         self._late = lag_s >= _LATE_S
         self._recent.append(self._came)
         self._came = 0
-        came = sum(self._recent)
-        self._rest_s = next(rest_s for busy, rest_s in _REST_S if came >= busy)
+        self._rest_s = _REST_S if sum(self._recent) < _BUSY else _BUSY_REST_S
         self._decide()
 
     def _decide(self) -> None:
