@@ -32,7 +32,7 @@ _MAKE = {
 _LOCK_SERIES = """
     SELECT id, fence FROM series WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
 """
-_LOCK_INSTRUMENT = "SELECT id, fence FROM instrument WHERE id = $1 FOR NO KEY UPDATE"
+_LOCK_INSTRUMENT = "SELECT id, fence, last_place FROM instrument WHERE id = $1 FOR NO KEY UPDATE"
 _ADVANCE_FENCE = {
     "series": "UPDATE series SET fence = fence + 1 WHERE id = $1 RETURNING fence",
     "instrument": "UPDATE instrument SET fence = fence + 1 WHERE id = $1 RETURNING fence",
@@ -102,10 +102,10 @@ async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dic
     return {series: by_id[series_id] for series, series_id in rows.items()}
 
 
-async def lock_instrument(connection: Connection, instrument_id: int) -> Row:
-    """The row of an instrument, for this transaction alone to write to."""
-    (row,) = await connection.fetch(_LOCK_INSTRUMENT, instrument_id)
-    return Row(*row)
+async def lock_instrument(connection: Connection, instrument_id: int) -> tuple[Row, int]:
+    """The row of an instrument, for this transaction alone to write to, and its last trade's place."""
+    ((row_id, fence, last_place),) = await connection.fetch(_LOCK_INSTRUMENT, instrument_id)
+    return Row(row_id, fence), last_place
 
 
 async def advance_fence(connection: Connection, ids: Ids, what: Series | Instrument) -> tuple[int, int]:

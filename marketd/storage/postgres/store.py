@@ -232,9 +232,9 @@ class PostgresStorage(Storage):
         async with self._work("written") as connection:
             async with connection.transaction():
                 instrument_id = await self._ids.ensure(connection, instrument)
-                row = await names.lock_instrument(connection, instrument_id)
+                row, before = await names.lock_instrument(connection, instrument_id)
                 row.admit(fence)
-                added = await tick_rows.store(connection, row, ticks, covered)
+                added = await tick_rows.store(connection, row.id, before, ticks, covered)
             self._ids.keep([(instrument, instrument_id)])
         self._set_fault("")
         return added

@@ -14,7 +14,6 @@ from marketd.storage.base import AddedTicks, NumberedTick, StoredTicks, reach_of
 from marketd.storage.postgres import coverage, names
 from marketd.storage.postgres.bars import PIECE
 from marketd.storage.postgres.connection import Connection
-from marketd.storage.postgres.names import Row
 
 # `place` counts up as rows are made: the order within a millisecond, and, since an instrument's are made
 # under the lock of its row, the number of each of its trades.
@@ -27,6 +26,10 @@ _INSERT = """
         ORDER BY number
         ON CONFLICT DO NOTHING
         RETURNING t, digest, place
+    ), last AS (
+        UPDATE instrument SET last_place = newest
+        FROM (SELECT max(place) AS newest FROM written) AS found
+        WHERE id = $1 AND newest IS NOT NULL
     )
     SELECT array_agg(t), array_agg(digest), max(place) FROM written
 """
@@ -50,19 +53,24 @@ _AFTER = """
     WHERE instrument = $1 AND place > $2 AND place <= $3 ORDER BY place LIMIT $4
 """
 _LAST_PLACE = "SELECT last_place FROM instrument WHERE id = $1"
-_SET_LAST_PLACE = "UPDATE instrument SET last_place = $2 WHERE id = $1"
 
 
 async def store(
-    connection: Connection, row: Row, ticks: Sequence[Tick], covered: Sequence[Covered]
+    connection: Connection,
+    instrument_id: int,
+    before: int,
+    ticks: Sequence[Tick],
+    covered: Sequence[Covered],
 ) -> AddedTicks:
-    """See Storage.store_ticks; inside a transaction of the caller's that has locked the row."""
-    instrument_id = row.id
+    """See Storage.store_ticks; inside a transaction of the caller's that has locked the row.
+
+    `before` is the place of the trade that was stored last.
+    """
     if covered:
         await coverage.lay_over(connection, instrument_id, covered, table=coverage.TICKS)
     digests = list(_digests(ticks))
     new: list[Tick] = []
-    before = number = await connection.fetchval(_LAST_PLACE, instrument_id)
+    number = before
     for first in range(0, len(ticks), PIECE):
         piece = slice(first, first + PIECE)
         ((times, written, last),) = await connection.fetch(
@@ -74,8 +82,6 @@ async def store(
                 left.remove((tick[0], digest))
                 new.append(tick)
         number = max(number, last or 0)
-    if new:
-        await connection.execute(_SET_LAST_PLACE, instrument_id, number)
     return AddedTicks(new, before, number)
 
 
