@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,13 @@ def test_every_link_leads_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text(name)):
         if "://" not in target:
             assert ((ROOT / name).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("target", ["bench", "soak"])
+def test_what_make_runs_besides_the_tests_begins(target: str) -> None:
+    help_ = subprocess.run(
+        [sys.executable, "-m", target, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (help_.returncode, help_.stderr) == (0, "")
+    assert f"python -m {target}" in help_.stdout
+    assert f"-m {target}" in text("Makefile")

@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 import asyncpg
-from servers.ports import free_port
+
+from .ports import free_port
 
 _NOBODY = 65534
 _SETTINGS = {
