@@ -23,7 +23,7 @@ UNTIMED = {
     "names lock series",
     "notes channel",
     "notes say",
-    "names lock instrument",
+    "ticks lock",
     "ticks read",
 }
 BARS = 12_000

@@ -24,7 +24,6 @@ from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage.base import (
-    AddedTicks,
     Change,
     Checkup,
     Job,
@@ -161,13 +160,8 @@ class SQLiteStorage(Storage):
         return count
 
     async def store_ticks(
-        self,
-        instrument: Instrument,
-        ticks: Sequence[Tick],
-        covered: Sequence[Covered] = (),
-        *,
-        fence: int | None = None,
-    ) -> AddedTicks:
+        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
+    ) -> list[Tick]:
         return await self._write(
             lambda connection: tick_rows.store(connection, instrument, ticks, covered)
         )
