@@ -107,6 +107,8 @@ class _Stalled:
         self._started_s = time.monotonic()
         self._clients = [deaf(server, says) for _ in range(_STALLED)]
         while server.open_files() < self._files + _STALLED:
+            if time.monotonic() - self._started_s > _CUT_S:
+                raise TimeoutError("Clients that take nothing were not let in.")
             time.sleep(_LOOK_S)
         time.sleep(_SETTLED_S)
         self.cut_s = self.held_mb = 0.0

@@ -32,6 +32,7 @@ from marketd.client import MarketdClient
 _MOST = 1.5
 _BURST_S = 0.005
 _LEAST_SHARE = 0.001
+_START_S = 30.0
 
 
 class _Crowd(NamedTuple):
@@ -192,7 +193,8 @@ class _Stranger:
 
     def __enter__(self) -> None:
         self._process.start()
-        self._burns.wait()
+        if not self._burns.wait(_START_S):
+            raise TimeoutError("The stranger's process has not started.")
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
@@ -200,6 +202,7 @@ class _Stranger:
 
 
 def _burn(share: float, burns: Event) -> None:
+    """Computes for `share` of the time, in short bursts, and sleeps for the rest of it."""
     burns.set()
     share = max(share, _LEAST_SHARE)
     while True:

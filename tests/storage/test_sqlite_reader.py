@@ -37,7 +37,7 @@ def number(n: int, connection: sqlite3.Connection) -> int:
 
 
 def slow(connection: sqlite3.Connection) -> str:
-    time.sleep(0.005)
+    time.sleep(0.005)  # in the connection's thread: longer than a group may take
     return "slow"
 
 

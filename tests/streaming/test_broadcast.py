@@ -97,6 +97,12 @@ class Stage:
             client.due[channel] += stay.kept
             stay.subscription.go_live()
 
+    def all_go_live(self, *channels: int) -> None:
+        for client in self.clients:
+            for channel in channels:
+                self.join(channel, client)
+                self.go_live(channel, client)
+
     def leave(self, channel: int, client: Client) -> None:
         if channel in client.stays:
             stay = client.stays.pop(channel)
@@ -160,9 +166,7 @@ async def test_more_clients_than_can_be_told_quickly_are_told_in_several_turns(
 ) -> None:
     monkeypatch.setattr(broadcast, "_AT_ONCE", 2)
     stage = Stage()
-    for client in stage.clients:
-        stage.join(0, client)
-        stage.go_live(0, client)
+    stage.all_go_live(0)
     when_written: list[int] = []
 
     def told() -> int:
@@ -179,10 +183,7 @@ async def test_what_several_channels_and_an_answer_say_in_one_turn_leaves_in_one
     None
 ):
     stage = Stage()
-    for client in stage.clients:
-        for channel in range(CHANNELS):
-            stage.join(channel, client)
-            stage.go_live(channel, client)
+    stage.all_go_live(*range(CHANNELS))
     for _ in range(3):
         stage.publish(0, lasts=True)
         stage.publish(1, lasts=True)
@@ -198,9 +199,7 @@ async def test_what_several_channels_and_an_answer_say_in_one_turn_leaves_in_one
 
 async def test_what_forms_within_a_turn_is_told_as_it_was_last_and_counted_for_each_client() -> None:
     stage = Stage()
-    for client in stage.clients:
-        stage.join(0, client)
-        stage.go_live(0, client)
+    stage.all_go_live(0)
     for _ in range(3):
         stage.publish(0, lasts=False)
     await stage.turn()
@@ -211,9 +210,7 @@ async def test_what_forms_within_a_turn_is_told_as_it_was_last_and_counted_for_e
 
 async def test_clients_of_one_format_are_sent_the_very_same_bytes() -> None:
     stage = Stage()
-    for client in stage.clients:
-        stage.join(0, client)
-        stage.go_live(0, client)
+    stage.all_go_live(0)
     for _ in range(2):
         stage.publish(0, lasts=True)
     await stage.turn()
