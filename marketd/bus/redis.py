@@ -20,6 +20,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from marketd.bus.base import LEASE_MS, BusAway, Heard, Held, Leases, MessageBus
+from marketd.redis_link import kind_of
 from marketd.supervisor import raise_if_cancelled
 
 _TIMEOUT_S = 0.5
@@ -179,6 +180,5 @@ class RedisLeases(Leases):
                         await script([self._prefix + name], arguments, client=pipeline)
                     answers += (await pipeline.execute())[1:]
         except (RedisError, OSError) as error:
-            # Only the kind is told: the text of an error may hold the address.
-            raise BusAway(type(error.__cause__ or error).__name__) from error
+            raise BusAway(kind_of(error)) from error
         return answers
