@@ -121,6 +121,7 @@ class RedisBus(MessageBus):
         # With one channel of its own it is subscribed at all times, without which no ping goes.
         subscribed = {self._prefix.encode()}
         await pubsub.subscribe(*subscribed)
+        self._is_changed = True
         while loop.time() - answered_s < _MUTE_S:
             raise_if_cancelled()
             wanted = {self._prefix.encode(), *self._heard} if self._is_changed else subscribed
