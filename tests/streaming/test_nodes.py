@@ -10,16 +10,17 @@ from itertools import count
 
 import asyncpg
 import pytest
-from cluster import Cluster, Node, until
+from cluster import NOW, Cluster, Node, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
 from servers.postgres import PostgresServer
 from way import Way
 
 from marketd.chores import probe
-from marketd.domain.bar import Tick
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.streaming.ring import Cursor
 
 FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 NUMBERS = count()
@@ -163,6 +164,32 @@ async def test_a_word_that_was_missed_is_made_up_for_with_the_next_word(cluster:
     follower.talk.is_cut = False
     cluster.happens(11)
     assert await follower.client.closed(2) == [bar(10), bar(11)]
+
+
+async def test_a_client_that_moves_to_a_node_which_is_behind_is_told_no_bar_twice(
+    cluster: Cluster,
+) -> None:
+    leader, follower = await two(cluster)
+    follower.talk.is_cut = True
+    for minute in (10, 11):
+        cluster.happens(minute)
+        told = await leader.client.next("bar")
+    cursor = Cursor.parse(told["cursor"], field="resume")
+    world, client = follower.world, follower.world.client()
+    subscription, joined = world.subscribe(client, MINUTE, cursor)
+    resuming = asyncio.create_task(world.service.resume(world.feed, subscription, cursor, joined))
+    corrected = bar(10, close=77.0)
+    await world.storage.store(world.feed.series, [corrected], [], at_ms=NOW)
+    follower.talk.is_cut = False
+    cluster.happens(12)
+    assert await resuming
+    subscription.go_live()
+    bars: dict[int, list[Bar]] = {0: [], 1: []}
+    while not bars[0]:
+        message = await client.next("bar")
+        bars[message["rev"]].append(tuple(message["bar"]))
+    # That it was corrected may be told as it happens, too.
+    assert (bars[0], set(bars[1])) == ([bar(12)], {corrected})
 
 
 async def test_a_node_that_is_ahead_of_the_leader_repeats_nothing(cluster: Cluster) -> None:
