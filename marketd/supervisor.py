@@ -43,8 +43,9 @@ class Supervisor:
             started_s = loop.time()
             try:
                 return await work()
-            except Exception:
-                raise_if_cancelled()  # it was told to end, and has
+            except (Exception, asyncio.CancelledError):
+                # What was told to end has ended; that another has cancelled what it awaited is a crash.
+                raise_if_cancelled()
                 if loop.time() - started_s > _LONGEST_PAUSE_S:
                     # It had recovered: this is a new fault, not the last one over again.
                     pause_s = _FIRST_PAUSE_S

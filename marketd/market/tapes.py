@@ -29,6 +29,9 @@ Came: TypeAlias = Callable[[TickFeed, Sequence[Tick], bool], None]
 
 # The present is not asked for again within this time.
 _FRESH_MS = 1_000
+# So long another process is waited for that may follow an instrument. It stores a trade at once, but
+# that there was none only with the next one.
+_OTHERS_MS = 900_000
 # The most stored trades that one page of them holds, unless a millisecond has more.
 _PAGE = 20_000
 # Looking for the newest trades begins with so long a time, and goes on with four times as long each.
@@ -126,6 +129,12 @@ class Tapes:
         known_ms = self._tape(feed.instrument).known_ms
         return feed.provider.now_ms() if known_ms is None else known_ms()
 
+    def lost_ms(self, feed: TickFeed) -> int:
+        """What is not stored of the time before this nobody else will store, see `known_ms`."""
+        is_followed = self._tape(feed.instrument).known_ms is not None
+        others_ms = 0 if is_followed or not self._storage.identity else _OTHERS_MS
+        return self.known_ms(feed) - others_ms
+
     async def keep(
         self,
         feed: TickFeed,
@@ -189,7 +198,8 @@ class Tapes:
             if end_ms > span.start_ms:
                 told = TimeRange(span.start_ms, end_ms)
                 ticks = [tick for tick in read.ticks if tick[0] < end_ms]
-                return FetchedTicks(ticks, end_ms, subtract(told, proven(read.coverage)))
+                untold = subtract(told, [one.range for one in read.coverage])
+                return FetchedTicks(ticks, end_ms, subtract(told, proven(read.coverage)), untold)
             limit *= 2
 
     async def read(
@@ -312,12 +322,17 @@ class Tapes:
         for gap in gaps_in(reach, coverage):
             for piece in subtract(gap.range, merge(tail)):
                 gaps.append(Gap(*piece, reason if gap.reason is Reason.PENDING else gap.reason))
+        followed_ms = MAX_MS
         tape = self._tape(feed.instrument)
-        if gaps and tape.told is not None and gaps[-1].end_ms >= now_ms:
-            # Whoever follows it will know of this time with the next trade.
+        if tape.told is not None:
+            followed_ms = tape.followed_ms
+        elif self._storage.identity and not feed.provider.has_tick_history:
+            followed_ms = now_ms - _OTHERS_MS
+        if gaps and gaps[-1].end_ms >= now_ms:
+            # Whoever follows it, here or in another process, will know of this time with the next trade.
             last = gaps.pop()
-            gaps.append(last.clip(TimeRange(MIN_MS, tape.followed_ms)))
-            gaps.append(last.clip(TimeRange(tape.followed_ms, MAX_MS))._replace(reason=Reason.PENDING))
+            gaps.append(last.clip(TimeRange(MIN_MS, followed_ms)))
+            gaps.append(last.clip(TimeRange(followed_ms, MAX_MS))._replace(reason=Reason.PENDING))
         return lay([], gaps)
 
     def _tape(self, instrument: Instrument) -> TapeTeller:

@@ -185,7 +185,7 @@ class Member(ABC, Generic[_Word]):
                     self._fence = word.fence
                     await self._try(word)
         finally:
-            self._bus.unsubscribe(self.name)
+            self._bus.unsubscribe(self.name, self._hear)
 
     async def _try(self, word: _Word) -> None:
         try:

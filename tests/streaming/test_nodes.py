@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 
 import pytest
-from cluster import BarNode, Cluster, until
+from cluster import NOW, BarNode, Cluster, Listened, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
 from way import Way
 
 from marketd.chores import probe
-from marketd.domain.bar import Tick
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.plugins import BarUpdate
+from marketd.streaming.ring import Cursor
 from marketd.streaming.tape_stream import TapeSubscription
 
 FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
@@ -161,6 +165,32 @@ async def test_a_word_that_was_missed_is_made_up_for_with_the_next_word(cluster:
     assert await follower.client.closed(2) == [bar(10), bar(11)]
 
 
+async def test_a_client_that_moves_to_a_node_which_is_behind_is_told_no_bar_twice(
+    cluster: Cluster,
+) -> None:
+    leader, follower = await two(cluster)
+    follower.talk.is_cut = True
+    for minute in (10, 11):
+        cluster.happens(minute)
+        told = await leader.client.next("bar")
+    cursor = Cursor.parse(told["cursor"], field="resume")
+    world, client = follower.world, follower.world.client()
+    subscription, joined = world.subscribe(client, MINUTE, cursor)
+    resuming = asyncio.create_task(world.service.resume(world.feed, subscription, cursor, joined))
+    corrected = bar(10, close=77.0)
+    await world.storage.store(world.feed.series, [corrected], [], at_ms=NOW)
+    follower.talk.is_cut = False
+    cluster.happens(12)
+    assert await resuming
+    subscription.go_live()
+    bars: dict[int, list[Bar]] = {0: [], 1: []}
+    while not bars[0]:
+        message = await client.next("bar")
+        bars[message["rev"]].append(tuple(message["bar"]))
+    # That it was corrected may be told as it happens, too.
+    assert (bars[0], set(bars[1])) == ([bar(12)], {corrected})
+
+
 async def test_a_node_that_is_ahead_of_the_leader_repeats_nothing(cluster: Cluster) -> None:
     _, follower = await two(cluster)
     cluster.bars += [bar(10), bar(11), bar(12)]
@@ -250,6 +280,41 @@ async def test_a_node_whose_last_client_has_left_lets_another_lead_at_once(clust
     await until(lambda: follower.leads)
     cluster.happens(10)
     assert await follower.client.closed(1) == [bar(10)]
+
+
+async def test_a_series_that_is_followed_again_while_its_last_following_still_ends_has_its_part(
+    cluster: Cluster,
+) -> None:
+    ended = asyncio.Event()
+
+    class Lingering(Listened):
+        async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+            try:
+                async with aclosing(super().stream_bars(symbol, timeframe)) as updates:
+                    async for update in updates:
+                        yield update
+            finally:
+                await ended.wait()
+
+    node = await cluster.node(Lingering)
+    world = node.world
+    subscription, _ = world.subscribe(node.client)
+    subscription.go_live()
+    await until(lambda: bool(node.nodes._members))
+    await node.round()
+    await until(lambda: node.leads)
+    ((_, following),) = world.service._upstreams.items()
+    world.service.unsubscribe(world.feed, subscription)
+    await until(lambda: not world.service._upstreams)
+    (before,) = node.nodes._members.values()
+    world.subscribe(node.client)[0].go_live()
+    await until(lambda: before not in node.nodes._members.values())
+    ended.set()
+    await asyncio.wait([following.task])
+    await node.round()
+    await until(lambda: node.leads)
+    cluster.happens(10)
+    assert await node.client.closed(1) == [bar(10)]
 
 
 async def test_a_leader_whose_database_says_nothing_lets_another_lead_in_time_and_returns_by_itself(

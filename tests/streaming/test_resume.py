@@ -10,6 +10,7 @@ import pytest
 from scripted import MINUTE, START, M, bar
 
 from marketd.domain.bar import Bar
+from marketd.domain.errors import InvalidInput
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.streaming.ring import Cursor
@@ -126,6 +127,14 @@ async def test_where_nobody_can_know_what_has_changed_that_is_said(make_world: M
         client, recovered = await back(other, unknown)
         assert not recovered
         assert [tuple(one) for one in (await client.next())["bars"]] == [bar(20)]
+
+
+async def test_a_cursor_of_the_future_is_refused(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    cursor = await stood(world)
+    with pytest.raises(InvalidInput, match="still to come") as refused:
+        world.subscribe(world.client(), MINUTE, cursor._replace(next_ms=START + 22 * M))
+    assert refused.value.field == "resume"
 
 
 async def test_a_stream_that_was_made_of_another_is_replayed_too(make_world: Make) -> None:

@@ -32,6 +32,7 @@ from marketd.web.ws.limits import MessageRate
 log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
+_MISTAKE = "marketd made a mistake; its log has the details."
 _PARTING_S = 2.0
 
 
@@ -145,8 +146,7 @@ class Connection:
         except Exception:
             # A mistake of ours costs this command, not the socket and its streams.
             log.exception("command failed id=%r", command_id)
-            sentence = "marketd made a mistake; its log has the details."
-            self._refuse(command_id, MarketdError.code, sentence)
+            self._refuse(command_id, MarketdError.code, _MISTAKE)
 
     def _refuse(self, command_id: str, code: str, message: str) -> None:
         self._say({"type": "error", "id": command_id, "code": code, "message": message})
@@ -200,13 +200,19 @@ class Connection:
         command_id: str,
     ) -> None:
         """History up to what live tells, or what was missed since a cursor, then live."""
-        if since is not None:
-            await service.catch_up(feed, subscription, since, joined)
-        if resume is not None:
-            recovered = await service.resume(feed, subscription, resume, joined)
-            answer = {"type": "resumed", "id": command_id, "recovered": recovered}
-            self._say(answer | names(stream))
-        subscription.go_live()
+        try:
+            if since is not None:
+                await service.catch_up(feed, subscription, since, joined)
+            if resume is not None:
+                recovered = await service.resume(feed, subscription, resume, joined)
+                answer = {"type": "resumed", "id": command_id, "recovered": recovered}
+                self._say(answer | names(stream))
+            subscription.go_live()
+        except Exception:
+            # Who is not told would wait for what never comes.
+            log.exception("joining failed stream=%s", names(stream))
+            self._followed.pop(stream).leave()
+            self._refuse(command_id, MarketdError.code, _MISTAKE)
 
     def _admitted(
         self, command: dict[str, Any], streams: Collection[StreamName]
