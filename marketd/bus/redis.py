@@ -74,9 +74,11 @@ class RedisBus(MessageBus):
         self._heard[self._name(channel)] = heard
         self._is_changed = True
 
-    def unsubscribe(self, channel: str) -> None:
-        self._heard.pop(self._name(channel), None)
-        self._is_changed = True
+    def unsubscribe(self, channel: str, heard: Heard) -> None:
+        name = self._name(channel)
+        if self._heard.get(name) == heard:
+            del self._heard[name]
+            self._is_changed = True
 
     async def run(self) -> None:
         """Publishes and listens until cancelled."""
