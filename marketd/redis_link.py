@@ -56,9 +56,7 @@ class RedisLink:
                 answer = await work(self.redis)
         except (RedisError, OSError) as error:
             if not self._is_away:
-                # Only the kind is told: the text of an error may hold the address.
-                kind = type(error.__cause__ or error).__name__
-                log.warning("redis away reason=%s; %s", kind, away)
+                log.warning("redis away reason=%s; %s", kind_of(error), away)
             self._is_away = True
             self._look_again_s = loop.time() + _LOOK_AGAIN_S
             self._up.set(0)
@@ -72,3 +70,9 @@ class RedisLink:
     async def close(self) -> None:
         """Gives the connections back."""
         await self.redis.aclose()
+
+
+def kind_of(error: Exception) -> str:
+    """What went wrong on the way to Redis, in a word: the text of an error may hold the address."""
+    cause = error.__cause__
+    return type(cause if isinstance(cause, Exception) else error).__name__

@@ -184,7 +184,7 @@ class NodeWorker:
             while True:
                 await self._take(await self._inbox.get())
         finally:
-            self._bus.unsubscribe(self.name)
+            self._bus.unsubscribe(self.name, self._hear)
 
     def _hear(self, data: bytes) -> None:
         bulletin = Bulletin.unpack(data)

@@ -81,10 +81,14 @@ class Nodes:
         self._is_wanted.set()
 
     def leave(self, member: Member) -> None:
-        """Ends that. What it led another node may lead at once."""
-        del self._members[member.name]
-        self._left.add(member.name)
-        self._is_wanted.set()
+        """Ends that. What it led another node may lead at once.
+
+        It may have ended slowly: another of its name that has joined since stays.
+        """
+        if self._members.get(member.name) is member:
+            del self._members[member.name]
+            self._left.add(member.name)
+            self._is_wanted.set()
 
     async def run(self) -> None:
         """Holds a round every second, and whenever a member joins or leaves."""

@@ -166,7 +166,9 @@ async def test_a_wrong_password_is_told_without_it(
     await node.close()
 
 
-async def test_a_redis_that_never_answers_holds_nobody_up_for_long() -> None:
+async def test_a_redis_that_never_answers_holds_nobody_up_for_long(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(1_000):
             pass
@@ -179,6 +181,7 @@ async def test_a_redis_that_never_answers_holds_nobody_up_for_long() -> None:
     begun_s = loop.time()
     await asyncio.gather(*(limiter.acquire(LIMIT, deadline_s=None) for _ in range(3)))
     assert loop.time() - begun_s < 3
+    assert "redis away reason=TimeoutError" in caplog.text
     await node.close()
     server.close()
     await server.wait_closed()

@@ -13,7 +13,7 @@ from way import Way
 from world import Client, World
 
 from marketd.bus import BusAway, Held
-from marketd.bus.base import LEASE_MS, Heard
+from marketd.bus.base import LEASE_MS
 from marketd.bus.local import LocalBus, LocalHub, LocalLeases
 from marketd.clock import ManualClock
 from marketd.domain.bar import Bar
@@ -46,8 +46,9 @@ class Bus(LocalBus):
         if not self._wire.is_cut:
             super().publish(channel, message)
 
-    def subscribe(self, channel: str, heard: Heard) -> None:
-        super().subscribe(channel, lambda message: None if self._wire.is_cut else heard(message))
+    def hear(self, channel: str, message: bytes) -> None:
+        if not self._wire.is_cut:
+            super().hear(channel, message)
 
 
 class Leased(LocalLeases):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from itertools import count
 
 import asyncpg
 import pytest
-from cluster import NOW, Cluster, Node, until
+from cluster import NOW, Cluster, Listened, Node, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
 from servers.postgres import PostgresServer
 from way import Way
@@ -20,6 +21,7 @@ from marketd.domain.bar import Bar, Tick
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.plugins import BarUpdate
 from marketd.streaming.ring import Cursor
 
 FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
@@ -281,6 +283,41 @@ async def test_a_node_whose_last_client_has_left_lets_another_lead_at_once(clust
     await until(lambda: follower.leads)
     cluster.happens(10)
     assert await follower.client.closed(1) == [bar(10)]
+
+
+async def test_a_series_that_is_followed_again_while_its_last_following_still_ends_has_its_part(
+    cluster: Cluster,
+) -> None:
+    ended = asyncio.Event()
+
+    class Lingering(Listened):
+        async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+            try:
+                async with aclosing(super().stream_bars(symbol, timeframe)) as updates:
+                    async for update in updates:
+                        yield update
+            finally:
+                await ended.wait()
+
+    node = await cluster.node(Lingering)
+    world = node.world
+    subscription, _ = world.subscribe(node.client)
+    subscription.go_live()
+    await until(lambda: bool(node.nodes._members))
+    await node.round()
+    await until(lambda: node.leads)
+    ((_, following),) = world.service._upstreams.items()
+    world.service.unsubscribe(world.feed, subscription)
+    await until(lambda: not world.service._upstreams)
+    (before,) = node.nodes._members.values()
+    world.subscribe(node.client)[0].go_live()
+    await until(lambda: before not in node.nodes._members.values())
+    ended.set()
+    await asyncio.wait([following.task])
+    await node.round()
+    await until(lambda: node.leads)
+    cluster.happens(10)
+    assert await node.client.closed(1) == [bar(10)]
 
 
 async def test_a_leader_whose_database_says_nothing_lets_another_lead_in_time_and_returns_by_itself(
