@@ -78,7 +78,7 @@ class Stream:
         self.series = series
         self.next_ms = next_ms
         self.channel = Channel(broadcast)
-        self.ring = Ring(ring_size, next_ms)
+        self.ring = Ring(series, ring_size, next_ms)
         self.deriver: Deriver | None = None
         self.task: asyncio.Task[None] | None = None
         self.ending: asyncio.TimerHandle | None = None

@@ -86,7 +86,7 @@ class TapeStream:
     ) -> None:
         self.instrument = instrument
         self.told_ms = since_ms
-        self.ring = Ring(ring_size, since_ms)
+        self.ring = Ring(instrument, ring_size, since_ms)
         self.health = HealthEvent("live", "")
         self.channel = Channel(broadcast)
         self.listeners: set[TapeListener] = set()

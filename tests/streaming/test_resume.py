@@ -119,6 +119,23 @@ async def test_beyond_the_ring_the_store_has_the_bars_and_what_has_changed_of_th
     assert len([limit for limit in asked if limit]) == 1
 
 
+@pytest.mark.parametrize("since", [NOW, NOW + 60 * M])
+async def test_who_has_asked_from_within_the_forming_bar_or_later_misses_no_bar(
+    make_world: Make, since: int
+) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    await world.join(client, MINUTE, since)
+    snapshot = await client.next("snapshot")
+    assert snapshot["bars"] == []
+    other = make_world([bar(10), bar(11)], START + 12 * M + 20_000)
+    cursor = Cursor.parse(snapshot["cursor"], field="resume")
+    returned, recovered = await back(other, cursor)
+    assert recovered
+    bars = (await returned.next("snapshot"))["bars"]
+    assert [tuple(one) for one in bars] == [bar(10), bar(11)]
+
+
 async def test_where_nobody_can_know_what_has_changed_that_is_said(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     cursor = await stood(world)

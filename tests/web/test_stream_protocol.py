@@ -225,6 +225,22 @@ async def test_a_command_that_cannot_be_obeyed_is_an_error_with_its_id_and_chang
     assert (await socket.ask(BTC))["type"] == "subscribed"
 
 
+async def test_the_cursor_of_another_stream_is_refused(socket: Socket) -> None:
+    subscribed = await socket.ask(BTC)
+    resume = {"resume": subscribed["streams"][0]["cursor"]}
+    trades = {key: BTC[key] for key in BTC if key != "timeframe"} | {"channel": "ticks"}
+    for other in (
+        BTC | {"symbols": ["ETH/USD"]},
+        BTC | {"timeframe": "5m"},
+        BTC | {"timeframe": "100t"},
+        trades,
+    ):
+        assert "another stream" in await socket.refused(other | resume, "invalid_input")
+    await socket.ask(BTC | {"type": "unsubscribe"})
+    assert (await socket.ask(BTC | resume))["type"] == "subscribed"
+    assert (await socket.hear_of("resumed"))["recovered"]
+
+
 async def test_what_is_missing_in_a_command_is_named(socket: Socket) -> None:
     for missing in ("market", "provider", "symbols", "timeframe"):
         command = {key: value for key, value in BTC.items() if key != missing}

@@ -234,7 +234,10 @@ class Connection:
             return since, None
         if since is not None or len(streams) != 1:
             raise InvalidInput("resume takes one symbol, and no since beside it.", field="resume")
-        return None, Cursor.parse(command["resume"], field="resume")
+        cursor = Cursor.parse(command["resume"], field="resume")
+        if not cursor.is_of(*streams):
+            raise InvalidInput("resume is a cursor of another stream.", field="resume")
+        return None, cursor
 
     async def _unsubscribe(self, command: dict[str, Any]) -> None:
         ended = [stream for stream in _named(command) if stream in self._followed]
