@@ -300,9 +300,7 @@ async def test_the_limits_of_a_client_are_told_by_their_names(start: Start) -> N
         await socket.refused(BTC, "conflict")
 
 
-async def test_who_says_much_at_once_keeps_nobody_else_waiting(
-    connect: Connect, daemon: Daemon
-) -> None:
+async def test_who_says_much_at_once_keeps_nobody_else_waiting(connect: Connect, daemon: Daemon) -> None:
     def messages() -> float:
         return daemon.metrics.registry.get_sample_value("marketd_stream_messages_total") or 0
 
