@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from marketd.metrics import Metrics
+from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class RedisLink:
             self._look_again_s = loop.time() + _LOOK_AGAIN_S
             self._up.set(0)
             return None
+        finally:
+            raise_if_cancelled()
         if self._is_away:
             log.info("redis back; %s", back)
         self._is_away = False

@@ -72,8 +72,9 @@ async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
 def raise_if_cancelled() -> None:
     """Raises CancelledError in a task that was cancelled while what it awaited has lost that.
 
-    `asyncio.wait_for` of Python 3.11 may, and with it the Redis client. A task that goes round with
-    such a library asks once in each round.
+    `asyncio.wait_for` of Python 3.11 may, and with it the Redis client, and whatever library a plugin
+    has. To be called after each such wait: a group of tasks cancels its own only once, and would wait
+    for one that goes on for ever.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

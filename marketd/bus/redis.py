@@ -184,4 +184,6 @@ class RedisLeases(Leases):
                     answers += (await pipeline.execute())[1:]
         except (RedisError, OSError) as error:
             raise BusAway(kind_of(error)) from error
+        finally:
+            raise_if_cancelled()
         return answers

@@ -31,14 +31,14 @@ Came: TypeAlias = Callable[[TickFeed, Sequence[Tick], bool], None]
 
 # The present is not asked for again within this time.
 _FRESH_MS = 1_000
-# So long another process is waited for that may follow an instrument. It stores a trade at once, but
-# that there was none only with the next one.
-_OTHERS_MS = 900_000
 _LAST_KEPT = 10_000
 # The most stored trades that one page of them holds, unless a millisecond has more.
 _PAGE = 20_000
 # Looking for the newest trades begins with so long a time, and goes on with four times as long each.
 _FIRST_WINDOW_MS = 60_000
+# So long another process is waited for that may follow an instrument. It stores a trade at once, but
+# that there was none only with the next one.
+_OTHERS_MS = 900_000
 
 
 class TapeRead(NamedTuple):

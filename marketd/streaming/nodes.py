@@ -17,7 +17,6 @@ from marketd.bus import BusAway, Leases
 from marketd.bus.base import LEASE_MS
 from marketd.metrics import Metrics
 from marketd.storage import Storage
-from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,6 @@ class Nodes:
     async def run(self) -> None:
         """Holds a round every second, and whenever a member joins or leaves."""
         while True:
-            raise_if_cancelled()
             self._is_wanted.clear()
             await self.round()
             try:

@@ -53,6 +53,12 @@ class BarsBeside(Protocol):
     async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar] | None:
         """The finest bars from `since_ms` to the present; None if the provider has no bars."""
 
+    async def quiet_until(self, feed: TickFeed, since_ms: int, last: Tick) -> int:
+        """Up to when these show that there was no trade from `since_ms` on; 0 if they do not.
+
+        `last` is the last trade before.
+        """
+
 
 class _Heard(NamedTuple):
     """What a stream has said: trades, ascending, or at `sign_ms` that there are no others before.
@@ -276,7 +282,20 @@ class TapeWorker:
         after = await self._bars.bars_since(self._feed, since_ms)
         # What bars have just learnt may be on its way.
         await clock.sleep_until(clock.now_ms() + _GRACE_MS)
+        if before == after:
+            await self._prove_quiet()
         return before != after
+
+    async def _prove_quiet(self) -> None:
+        """Takes the bars at their word if they show that there was no trade after the last one."""
+        if not (self._proven_ms and self._edge):
+            return
+        quiet_ms = await self._bars.quiet_until(self._feed, self._proven_ms, self._edge[-1])
+        if quiet_ms > self._proven_ms:
+            proof = Covered(self._proven_ms, quiet_ms, Reason.DATA)
+            await self._tape.keep(self._feed, [], [proof], is_live=True)
+            self._proven_ms = max(self._proven_ms, quiet_ms)
+            self.known_ms = max(self.known_ms, quiet_ms)
 
     def _new(self, ticks: Sequence[Tick]) -> list[Tick]:
         """Without those whose ids were told before."""

@@ -47,7 +47,9 @@ class TapeWorld:
         self.tapes = Tapes(storage, self.metrics)
         self.supervisor = Supervisor(self.metrics)
         self.broadcast = BroadcastManager(self.metrics, most_channels=100)
+        # What the provider's bars show.
         self.bars: list[Bar] = []
+        self.quiet_ms = 0
         following: dict[str, Any] = {
             "broadcast": self.broadcast,
             "supervisor": self.supervisor,
@@ -63,6 +65,9 @@ class TapeWorld:
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
         return list(self.bars)
+
+    async def quiet_until(self, feed: TickFeed, since_ms: int, last: Tick) -> int:
+        return self.quiet_ms
 
     async def join(
         self, client: Client, since: int | None = None, resume: str | None = None

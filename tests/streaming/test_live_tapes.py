@@ -158,11 +158,15 @@ async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
     world.says(tick(10), tick(20))
     await trades(client, 2)
     world.plugin.past = [tick(10), tick(20)]
+    world.quiet_ms = START + STALL
     clock = asyncio.create_task(passing(world.clock, 2 * S))
     async with asyncio.timeout(30):
         while world.clock.now_ms() < START + 5 * STALL:  # noqa: ASYNC110 - quiet for a while
             await asyncio.sleep(0.01)
     assert world.plugin.streams == 1
+    # Whoever was asked whether it is mute has proven that it is quiet.
+    *_, known = await world.coverage()
+    assert (known.reason, known.end_ms >= world.quiet_ms) == (Reason.DATA, True)
     t_ms = world.clock.now_ms()
     world.plugin.past.append(tick(t_ms - START))
     changing = asyncio.create_task(bars_going_on(world))

@@ -12,7 +12,7 @@ from scripted import INSTRUMENT, MINUTE, StreamingPlugin, feed_of, provider_of
 
 from marketd.backfill.gate import LoadGate
 from marketd.clock import ManualClock
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.market.history import History
@@ -145,6 +145,9 @@ class World:
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> None:
         """This provider has no bars."""
+
+    async def quiet_until(self, feed: TickFeed, since_ms: int, last: Tick) -> int:
+        return 0
 
     def client(self) -> Client:
         return Client(self.broadcast)
