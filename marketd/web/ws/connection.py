@@ -98,6 +98,8 @@ class Connection:
             async for frame in self._socket:
                 if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                     await self._obey(frame.data)
+                    # Frames may lie ready in hundreds: others are heard between any two of them.
+                    await asyncio.sleep(0)
         finally:
             self._metrics.stream_clients.dec()
             self._outbox.close()
@@ -129,10 +131,10 @@ class Connection:
     async def _obey(self, data: str | bytes) -> None:
         command_id = ""
         try:
-            self._rate.take()
             raw = decode(data, self._format)
             found = raw.get("id")
             command_id = found[:64] if isinstance(found, str) else ""
+            self._rate.take()
             command = validated(raw, most_symbols=self._limits.max_symbols)
             match command["type"]:
                 case "subscribe":
@@ -218,10 +220,6 @@ class Connection:
         self, command: dict[str, Any], streams: Collection[StreamName]
     ) -> tuple[int | None, Cursor | None]:
         """From where a client that may have these streams wants them: a time, a cursor, or neither."""
-        new = len(streams) + len(self._followed)
-        if new > self._limits.max_subscriptions:
-            most = self._limits.max_subscriptions
-            raise LimitExceeded(f"A client may follow {most} streams (max_subscriptions).")
         taken = next((stream for stream in streams if stream in self._followed), None)
         if isinstance(taken, Instrument):
             raise Conflict(f"This client follows the trades of {taken.symbol} already.")
@@ -229,6 +227,9 @@ class Connection:
             raise Conflict(
                 f"This client follows {taken.instrument.symbol} at {taken.timeframe} already."
             )
+        most = self._limits.max_subscriptions
+        if len(streams) + len(self._followed) > most:
+            raise LimitExceeded(f"A client may follow {most} streams (max_subscriptions).")
         since: int | None = command.get("since")
         if "resume" not in command:
             return since, None
