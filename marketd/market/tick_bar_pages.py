@@ -11,11 +11,12 @@ from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap, Reason, lay
 from marketd.domain.errors import ProviderTimeout
 from marketd.domain.instrument import TickSeries
-from marketd.domain.tickframe import Tickframe
+from marketd.domain.tickframe import TickBarMaker, Tickframe
 from marketd.domain.timeframe import day_of
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.domain.token import pack, unpack_time
 from marketd.market.tapes import TapeRead, Tapes
+from marketd.market.tick_counts import DayWalk, TickCounts
 from marketd.market.tick_pages import raise_for
 from marketd.market.tick_walk import TickWalk
 from marketd.plugins.feed import TickFeed
@@ -54,6 +55,7 @@ class TickBarPages:
         self._tapes = tapes
         self._request_timeout_s = request_timeout_ms / 1000
         self._keep_ms = keep_ms
+        self._counts = TickCounts(tapes, keep_ms=keep_ms)
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def page(
@@ -94,7 +96,7 @@ class TickBarPages:
 
     def walk(self, feed: TickFeed, frame: Tickframe, at_ms: int) -> TickWalk:
         """Counts from `at_ms` on, where a bar begins."""
-        return TickWalk(self._tapes, feed, frame, at_ms)
+        return TickWalk(self._tapes, feed, TickBarMaker(frame), at_ms)
 
     async def past(
         self, feed: TickFeed, series: TickSeries, *, since: int, before: int, limit: int
@@ -184,28 +186,42 @@ class TickBarPages:
         over; of more than the `newest` it keeps these. Raises ProviderTimeout if the time does not allow
         for one, or for all if they are to be the newest.
         """
-        loop = asyncio.get_running_loop()
-        walk = TickWalk(self._tapes, feed, frame, start_ms)
-        bars: list[Bar] = []
-        gaps: list[Gap] = []
-        trades = 0
-        while True:
-            step = await walk.step(deadline_s)
-            gaps += step.gaps
-            trades += len(step.read.ticks)
-            bars += select(step.closed, since=span.start_ms, before=span.end_ms)
-            bars = bars[-newest:]
-            forming = walk.forming
-            if step.is_last or (forming is not None and forming[0] >= span.end_ms):
-                is_forming = forming is not None and span.start_ms <= forming[0] < span.end_ms
-                bars += [forming] if is_forming and forming is not None else []
-                return _Counted(bars[-newest:], gaps, is_forming, None, step.read)
-            is_late = loop.time() > deadline_s
-            if is_late and (not bars or newest < maxsize):
-                raise _late(feed)
-            much = trades > _MOST_TRADES and newest == maxsize
-            if forming is not None and (len(bars) > enough or (bars and (much or is_late))):
-                return _Counted(bars, gaps, False, forming[0], step.read)
+        async with self._counts.walk(
+            feed, frame, start_ms, span=span, newest=newest, deadline_s=deadline_s
+        ) as walk:
+            return await _walked(feed, walk, span, deadline_s, enough, newest)
+
+
+async def _walked(
+    feed: TickFeed,
+    walk: TickWalk | DayWalk,
+    span: TimeRange,
+    deadline_s: float,
+    enough: int,
+    newest: int,
+) -> _Counted:
+    """See TickBarPages._counted."""
+    loop = asyncio.get_running_loop()
+    bars: list[Bar] = []
+    gaps: list[Gap] = []
+    trades = 0
+    while True:
+        step = await walk.step(deadline_s)
+        gaps += step.gaps
+        trades += len(step.read.ticks)
+        bars += select(step.closed, since=span.start_ms, before=span.end_ms)
+        bars = bars[-newest:]
+        forming = walk.forming
+        if step.is_last or (forming is not None and forming[0] >= span.end_ms):
+            is_forming = forming is not None and span.start_ms <= forming[0] < span.end_ms
+            bars += [forming] if is_forming and forming is not None else []
+            return _Counted(bars[-newest:], gaps, is_forming, None, step.read)
+        is_late = loop.time() > deadline_s
+        if is_late and (not bars or newest < maxsize):
+            raise _late(feed)
+        much = trades > _MOST_TRADES and newest == maxsize
+        if forming is not None and (len(bars) > enough or (bars and (much or is_late))):
+            return _Counted(bars, gaps, False, forming[0], step.read)
 
 
 def _told(gaps: Sequence[Gap], reach: TimeRange) -> list[Gap]:

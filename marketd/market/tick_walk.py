@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from marketd.domain.bar import Bar, Tick, open_time
 from marketd.domain.coverage import Gap
-from marketd.domain.tickframe import TickBarMaker, Tickframe
+from marketd.domain.tickframe import TickBarMaker
 from marketd.domain.timerange import MAX_MS, TimeRange
 from marketd.market.tapes import TapeRead, Tapes
 from marketd.plugins.feed import TickFeed
@@ -44,23 +44,23 @@ class Step(NamedTuple):
 
 
 class TickWalk:
-    """Counts an instrument's trades in order from `at_ms` on, where a bar begins.
+    """Counts an instrument's trades in order: a new `maker` begins at `at_ms`, where a bar begins.
 
     All that lies before `at_ms` is counted, and of its millisecond what was there.
     """
 
-    def __init__(self, tapes: Tapes, feed: TickFeed, frame: Tickframe, at_ms: int) -> None:
+    def __init__(self, tapes: Tapes, feed: TickFeed, maker: TickBarMaker, at_ms: int) -> None:
         self.at_ms = at_ms
+        self.maker = maker
         self._taken = 0
         self._tapes = tapes
         self._feed = feed
-        self._maker = TickBarMaker(frame)
         self._limit = _READ
 
     @property
     def forming(self) -> Bar | None:
         """The bar that is not closed yet."""
-        return self._maker.forming
+        return self.maker.forming
 
     async def step(self, deadline_s: float, before_ms: int = MAX_MS) -> Step:
         """Goes on over some trades before a time, as far as there are any.
@@ -114,7 +114,7 @@ class TickWalk:
         place = 0
         for gap in gaps:
             closed += await self._take(new[place : bisect_left(new, gap.start_ms, key=open_time)])
-            self._maker.cut()
+            self.maker.cut()
             place = bisect_left(new, gap.end_ms, key=open_time)
         return closed + await self._take(new[place:])
 
@@ -124,5 +124,5 @@ class TickWalk:
         for first in range(0, len(ticks), _AT_ONCE):
             if first:
                 await asyncio.sleep(0)
-            closed += self._maker.take(ticks[first : first + _AT_ONCE])
+            closed += self.maker.take(ticks[first : first + _AT_ONCE])
         return closed
