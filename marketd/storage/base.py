@@ -62,10 +62,32 @@ class StoredBars(NamedTuple):
 
 
 class StoredTicks(NamedTuple):
-    """Trades, ascending, and the coverage of the range that was read, both of one instant."""
+    """Trades, ascending, and the coverage of the range that was read, both of one instant.
+
+    `number` is that of the instrument's trade that was stored last, see `Storage.ticks_after`.
+    """
 
     ticks: list[Tick]
     coverage: list[Covered]
+    number: int = 0
+
+
+class AddedTicks(NamedTuple):
+    """Trades that a write has added, ascending; they have the numbers above `before` up to `number`.
+
+    Every other trade of the instrument that is stored then has one up to `before`.
+    """
+
+    ticks: list[Tick]
+    before: int = 0
+    number: int = 0
+
+
+class NumberedTick(NamedTuple):
+    """A trade and its number, see `Storage.ticks_after`."""
+
+    number: int
+    tick: Tick
 
 
 def reach_of(
@@ -276,8 +298,10 @@ class Storage(ABC):
     async def series_list(self) -> list[Series]:
         """Every series of which anything was ever stored, in the order of their first writes."""
 
-    async def lead(self, series: Series) -> int:
-        """Makes the caller the leader of a series: gives its fence, greater than any before.
+    async def lead(self, what: Series | Instrument) -> int:
+        """Makes the caller the leader of a series, or of an instrument's trades.
+
+        Gives its fence, greater than any before.
 
         When it returns no write with an earlier one is under way, and none will succeed.
         """
@@ -308,8 +332,13 @@ class Storage(ABC):
 
     @abstractmethod
     async def store_ticks(
-        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
-    ) -> list[Tick]:
+        self,
+        instrument: Instrument,
+        ticks: Sequence[Tick],
+        covered: Sequence[Covered] = (),
+        *,
+        fence: int | None = None,
+    ) -> AddedTicks:
         """Adds those of `ticks` that are new, in one transaction, and gives them in their order.
 
         Durable when it returns, and all or nothing. `covered` (oldest first) is laid over what is known
@@ -317,7 +346,8 @@ class Storage(ABC):
         A trade with an id is the same as one with that id in its millisecond. Without an id it is told
         apart from those that are equal in everything by its place among them in the call: so the same
         batch (of whole milliseconds) stored again changes nothing, and equal trades in one batch are
-        that many trades.
+        that many trades. With a `fence`, which is of `lead`, it raises Superseded and changes nothing
+        once there is a later one.
         """
 
     @abstractmethod
@@ -329,6 +359,16 @@ class Storage(ABC):
         Within a millisecond they are in the order in which they were stored. Where there are `limit`
         trades the coverage may end with what they speak of (`reach_of_ticks`).
         """
+
+    async def ticks_after(
+        self, instrument: Instrument, number: int, *, until: int, limit: int
+    ) -> list[NumberedTick]:
+        """The first `limit` trades with numbers above `number` up to `until`, in this order.
+
+        In a store for several processes the trades of an instrument are numbered as they are stored:
+        what is numbered later is committed later.
+        """
+        raise Unsupported("A database file has one owner, who knows what is stored.")
 
     @abstractmethod
     async def drop_ticks(self, before_ms: int) -> int:

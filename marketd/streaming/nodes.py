@@ -1,4 +1,4 @@
-"""This node among those that share a store: which series each leads, agreed upon by leases.
+"""This node among those that share a store: what each leads, agreed upon by leases.
 
 Once a second every node claims what its clients follow. Who has the lease leads; the others learn with
 the same question where the leader stands, so that a message that was lost is noticed within a second.
@@ -27,7 +27,7 @@ _GRACE_S = 1.0
 
 
 class Part(StrEnum):
-    """What a node does for a series."""
+    """What a node does for a series, or for the trades of an instrument."""
 
     WAITING = "waiting"  # nothing, until it is known who leads
     LEADING = "leading"
@@ -36,7 +36,7 @@ class Part(StrEnum):
 
 
 class Member(Protocol):
-    """A series that clients of this node follow."""
+    """A series, or an instrument's trades, that clients of this node follow."""
 
     @property
     def name(self) -> str:
@@ -141,7 +141,7 @@ class Nodes:
 
     def _go_alone(self, reason: str) -> None:
         if not self.fault:
-            log.warning("bus away reason=%s; every series is followed by this node itself", reason)
+            log.warning("bus away reason=%s; all is followed by this node itself", reason)
         self.fault = "Redis is away: this node follows every series by itself."
         self._metrics.bus_up.set(0)
         for member in self._members.values():

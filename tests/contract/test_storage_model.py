@@ -207,7 +207,7 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(instrument=INSTRUMENTS, ticks=TICKS)
     def store_ticks(self, instrument: Instrument, ticks: list[Tick]) -> None:
-        new = self.run(self.storage.store_ticks(instrument, ticks))
+        new = self.run(self.storage.store_ticks(instrument, ticks)).ticks
         assert new == self.model.store_ticks(instrument, ticks)
 
     @rule(

@@ -23,7 +23,7 @@ UNTIMED = {
     "names lock series",
     "notes channel",
     "notes say",
-    "ticks lock",
+    "names lock instrument",
     "ticks read",
 }
 BARS = 12_000

@@ -20,6 +20,7 @@ from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.storage import Storage
 from marketd.streaming.broadcast import BroadcastManager
+from marketd.streaming.member import Others
 from marketd.streaming.ring import Cursor
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
@@ -38,8 +39,15 @@ def tick(ms: int, trade_id: str | None = None, price: float = 100.0) -> Tick:
 class TapeWorld:
     """One instrument's trades, of a provider whose words and clock the test has."""
 
-    def __init__(self, storage: Storage, cls: type[Any] = TickingPlugin) -> None:
-        self.clock = ManualClock(START)
+    def __init__(
+        self,
+        storage: Storage,
+        cls: type[Any] = TickingPlugin,
+        *,
+        clock: ManualClock | None = None,
+        others: Others | None = None,
+    ) -> None:
+        self.clock = clock or ManualClock(START)
         self.plugin: Any = scripted([], now_ms=START, cls=cls, clock=self.clock)
         self.feed = TickFeed(provider_of(self.plugin), INSTRUMENT)
         self.storage = storage
@@ -58,7 +66,7 @@ class TapeWorld:
             "request_timeout_ms": 2_000,
         }
         self.service = TapeService(
-            tapes=self.tapes, bars=self, metrics=self.metrics, stall_ms=STALL, **following
+            tapes=self.tapes, bars=self, metrics=self.metrics, stall_ms=STALL, others=others, **following
         )
         self.pages = TickBarPages(self.tapes, request_timeout_ms=2_000, keep_ms=10 * DAY_MS)
         self.counting = TickBarService(tapes=self.service, past=self.pages, **following)

@@ -17,6 +17,7 @@ from world import Client
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered, Gap, Reason
 from marketd.domain.errors import ProviderFailed, StorageFailed, Unsupported
+from marketd.storage import AddedTicks
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming.ring import Cursor
 
@@ -193,10 +194,10 @@ class Faulty(SQLiteStorage):
 
     is_away = False
 
-    async def store_ticks(self, *args: Any) -> list[Tick]:
+    async def store_ticks(self, *args: Any, **options: Any) -> AddedTicks:
         if self.is_away:
             raise StorageFailed("away.")
-        return await super().store_ticks(*args)
+        return await super().store_ticks(*args, **options)
 
 
 async def test_while_the_store_is_away_trades_wait_and_nothing_is_told(tmp_path: Path) -> None:

@@ -7,13 +7,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from itertools import count
 
-import asyncpg
 import pytest
-from cluster import NOW, Cluster, Listened, Node, until
+from cluster import NOW, BarNode, Cluster, Listened, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
-from servers.postgres import PostgresServer
 from way import Way
 
 from marketd.chores import probe
@@ -23,25 +20,12 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.plugins import BarUpdate
 from marketd.streaming.ring import Cursor
+from marketd.streaming.tape_stream import TapeSubscription
 
 FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
-NUMBERS = count()
 
 
-@pytest.fixture
-async def cluster(postgres_server: PostgresServer) -> AsyncIterator[Cluster]:
-    """Nodes over a new, empty database."""
-    name = f"nodes_{next(NUMBERS)}"
-    connection = await asyncpg.connect(postgres_server.url())
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    cluster = Cluster(postgres_server.url(name))
-    yield cluster
-    for node in cluster.nodes:
-        await node.close()
-
-
-async def two(cluster: Cluster) -> tuple[Node, Node]:
+async def two(cluster: Cluster) -> tuple[BarNode, BarNode]:
     """Two nodes with a client each; the first leads."""
     leader, follower = await cluster.node(), await cluster.node()
     for node in (leader, follower):
@@ -77,17 +61,30 @@ async def test_derived_bars_are_the_same_on_every_node(cluster: Cluster) -> None
     assert first[0][0] == START + 10 * M
 
 
-async def test_bars_of_trades_form_close_and_are_revised_on_every_node(cluster: Cluster) -> None:
+@pytest.mark.parametrize("is_other", [False, True], ids=["the_same", "another"])
+async def test_bars_of_trades_form_close_and_are_revised_on_every_node(
+    cluster: Cluster, is_other: bool
+) -> None:
+    """One node leads the bars, and the same or another the trades that they are made of."""
     leader, follower = nodes = [await cluster.node(TickingPlugin, (DAY,)) for _ in range(2)]
+    hearing, deaf = (follower, leader) if is_other else (leader, follower)
+    if is_other:
+        tape = hearing.world.feed.tape
+        assert tape is not None
+        hearing.world.tapes.subscribe(tape, TapeSubscription(INSTRUMENT, hearing.world.client().outbox))
+        await until(lambda: bool(hearing.nodes._members))
+        await hearing.round()
     for node in nodes:
         await node.join()
-    await until(lambda: leader.plugin.streams and follower.hears)
+    await until(lambda: len(leader.nodes._members) == 2)
+    await cluster.round()
+    await until(lambda: hearing.plugin.streams and deaf.hears and follower.hears)
     said: list[Tick] = []
 
     async def says(ms: int, price: float, at_ms: int | None = None) -> None:
         cluster.clock.set(START + (at_ms or ms))
         said.append((START + ms, price, 0.5, "buy", str(ms)))
-        leader.plugin.batches.put_nowait(said[-1:])
+        hearing.plugin.batches.put_nowait(said[-1:])
         minute = TimeRange(START + ms, START + ms + 1)
         async with asyncio.timeout(10):
             while not (await leader.storage.read_ticks(INSTRUMENT, minute, limit=1)).ticks:  # noqa: ASYNC110
@@ -114,7 +111,7 @@ async def test_bars_of_trades_form_close_and_are_revised_on_every_node(cluster: 
             node.world.feed, MINUTE, since=START + 11 * M, before=START + 12 * M, limit=1
         )
         assert found.bars == expected
-    assert follower.plugin.streams == 0
+    assert deaf.plugin.streams == 0
 
 
 async def test_when_the_leader_dies_another_leads_and_nobody_misses_or_repeats_a_bar(

@@ -25,6 +25,7 @@ from marketd.plugins import BarUpdate
 from marketd.plugins.feed import Feed, TickFeed
 from marketd.storage import Storage
 from marketd.streaming.broadcast import BroadcastManager
+from marketd.streaming.member import Others
 from marketd.streaming.messages import Format
 from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor
@@ -95,6 +96,7 @@ class World:
         clock: ManualClock,
         workers: Callable[..., Any] = LoneWorker,
         stall_ms: int = STALL_MS,
+        others: Others | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.clock = clock
@@ -123,6 +125,7 @@ class World:
             stall_ms=stall_ms,
             ring=RING,
             request_timeout_ms=2_000,
+            others=others,
         )
         self.gate = LoadGate(self.metrics)
         self.service = SubscriptionService(

@@ -219,6 +219,8 @@ async def _parameters(connection: Connection) -> dict[str, Sequence[Any]]:
             "names find instrument": (await connection.fetchval(_DIGEST.format("instrument"), number),),
             "ticks first": (number, middle_ms, MAX_MS, _PAGE),
             "ticks last": (number, MIN_MS, middle_ms, _PAGE),
+            "ticks after": (number, 0, MAX_MS, _PAGE),
+            "ticks last place": (number,),
             "coverage ticks read": (number, middle_ms, MAX_MS),
             "coverage ticks touched": (number, [middle_ms], [MAX_MS]),
         }
