@@ -74,6 +74,5 @@ async def test_no_more_is_taken_while_much_waits_for_its_turn() -> None:
     assert len(turns.under_way) == 5
     may_go_on.set()
     await saying
-    while turns.under_way:
-        await asyncio.sleep(0)
+    await asyncio.gather(*turns.under_way)
     assert obeyed == list(range(10))
