@@ -42,9 +42,10 @@ from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
-from marketd.storage.base import Change
+from marketd.storage.records import Change
 from marketd.streaming.broadcast import BroadcastManager
-from marketd.streaming.member import NodeWorker, Others
+from marketd.streaming.member import Others
+from marketd.streaming.node_worker import NodeWorker
 from marketd.streaming.nodes import Nodes
 from marketd.streaming.service import SubscriptionService
 from marketd.streaming.tapes import TapeService
@@ -235,6 +236,7 @@ class Daemon:
             bars=market,
             metrics=self.metrics,
             stall_ms=config.stream.stall,
+            others=others,
             **following,
         )
         subscriptions = SubscriptionService(
@@ -332,7 +334,7 @@ class Daemon:
         bus = RedisBus(redis, space)
         self._supervisor.run("hear other nodes", bus.run)
         self._supervisor.run("divide what is followed", self._nodes.run)
-        return Others(self._nodes, bus, self._clock, self.metrics)
+        return Others(self._nodes, bus, self.storage, self._clock, self.metrics)
 
     async def _listen(self, app: web.Application) -> None:
         server = self._config.server

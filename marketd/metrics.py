@@ -186,11 +186,13 @@ class Metrics:
             registry=registry,
         )
         self.stream_leading = Gauge(
-            "marketd_stream_leading", "Series that this node follows for all nodes.", registry=registry
+            "marketd_stream_leading",
+            "Series, and tapes, that this node follows for all nodes.",
+            registry=registry,
         )
         self.stream_led = Counter(
             "marketd_stream_leader_changes_total",
-            "Times that this node became the one that follows a series for all.",
+            "Times that this node became the one that follows a series, or a tape, for all.",
             registry=registry,
         )
         self.bus_up = Gauge(
@@ -200,7 +202,7 @@ class Metrics:
         )
         self.bus_lag = Histogram(
             "marketd_bus_lag_seconds",
-            "From a closed bar at the node that follows its series to this one, by both their clocks.",
+            "From a closed bar, or a trade, at the node that leads to this one, by both their clocks.",
             buckets=_SECONDS,
             registry=registry,
         )

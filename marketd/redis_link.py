@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from marketd.metrics import Metrics
+from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,13 @@ class RedisLink:
                 answer = await work(self.redis)
         except (RedisError, OSError) as error:
             if not self._is_away:
-                # Only the kind is told: the text of an error may hold the address.
-                kind = type(error.__cause__ or error).__name__
-                log.warning("redis away reason=%s; %s", kind, away)
+                log.warning("redis away reason=%s; %s", kind_of(error), away)
             self._is_away = True
             self._look_again_s = loop.time() + _LOOK_AGAIN_S
             self._up.set(0)
             return None
+        finally:
+            raise_if_cancelled()
         if self._is_away:
             log.info("redis back; %s", back)
         self._is_away = False
@@ -72,3 +73,9 @@ class RedisLink:
     async def close(self) -> None:
         """Gives the connections back."""
         await self.redis.aclose()
+
+
+def kind_of(error: Exception) -> str:
+    """What went wrong on the way to Redis, in a word: the text of an error may hold the address."""
+    cause = error.__cause__
+    return type(cause if isinstance(cause, Exception) else error).__name__

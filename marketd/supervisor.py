@@ -43,8 +43,9 @@ class Supervisor:
             started_s = loop.time()
             try:
                 return await work()
-            except Exception:
-                raise_if_cancelled()  # it was told to end, and has
+            except (Exception, asyncio.CancelledError):
+                # What was told to end has ended; that another has cancelled what it awaited is a crash.
+                raise_if_cancelled()
                 if loop.time() - started_s > _LONGEST_PAUSE_S:
                     # It had recovered: this is a new fault, not the last one over again.
                     pause_s = _FIRST_PAUSE_S
@@ -71,8 +72,9 @@ async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
 def raise_if_cancelled() -> None:
     """Raises CancelledError in a task that was cancelled while what it awaited has lost that.
 
-    `asyncio.wait_for` of Python 3.11 may, and with it the Redis client. A task that goes round with
-    such a library asks once in each round.
+    `asyncio.wait_for` of Python 3.11 may, and with it the Redis client, and whatever library a plugin
+    has. To be called after each such wait: a group of tasks cancels its own only once, and would wait
+    for one that goes on for ever.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

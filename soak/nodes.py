@@ -1,6 +1,7 @@
 """Three daemons over one PostgreSQL and one Redis, to which bad things happen while clients listen.
 
-What each client was told is held against the store at the end: every bar, in order, once.
+What each client was told is held against the store at the end: every bar, in order, once, and every
+trade, once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,11 +21,12 @@ from typing import Any
 import aiohttp
 import redis
 
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
+from marketd.domain.coverage import proven
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import TimeRange, subtract
 from marketd.storage.postgres import PostgresStorage
 from tests.redis_server import RedisServer
 
@@ -33,7 +36,13 @@ PATIENCE_S = 60
 TAKEOVER_S = 6
 _NAMES = {"market": "crypto", "provider": "sim"}
 _BASE = Series(Instrument("crypto", "sim", "BTC/USD"), Timeframe.parse("1s"))
+# How long a node that was away may take to tell what it missed.
+_RECOVERY_S = 3
+# How much longer trades may take that nobody has heard: they are asked for when they are settled.
+_SETTLING_S = 6
 _DERIVED = Timeframe.parse("5s")
+# So much is asked for again by who listens to trades and comes back: what came late is in it.
+_OVERLAP_MS = 60_000
 
 
 class Node:
@@ -46,6 +55,7 @@ class Node:
         self.url = ""
         # Whether it has been running, without a pause, for all of this round.
         self.is_well = False
+        self.resumed_s = 0.0
 
     async def start(self) -> None:
         """Returns when it answers."""
@@ -62,6 +72,7 @@ class Node:
                 line = (await self._process.stdout.readline()).decode()
                 assert line, f"a node ended by itself, see {self._config.with_suffix('.log')}"
                 self.url = next((word for word in line.split() if word.startswith("http://")), "")
+        self.resumed_s = time.time()
 
     async def kill(self) -> None:
         """kill -9."""
@@ -77,27 +88,28 @@ class Node:
         self._process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(for_s)
         self._process.send_signal(signal.SIGCONT)
+        self.resumed_s = time.time()
 
     async def leads(self) -> bool:
-        """Whether it follows the series for all."""
+        """Whether it follows the series, or its trades, for all."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/metrics") as response:
-            return "\nmarketd_stream_leading 1.0" in await response.text()
+            return "\nmarketd_stream_leading 0.0" not in await response.text()
 
 
-class Recorder:
-    """A client of one node that writes down every closed bar, over as many connections as that takes."""
+class Client(ABC):
+    """A client of one node, over as many connections as that takes."""
 
-    def __init__(self, node: Node, timeframe: Timeframe) -> None:
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.timeframe = timeframe
-        self.bars: list[Bar] = []
         self.latest_s = 0.0
-        """The longest that a bar took from its close to here, while the node was well."""
+        """The longest that something took from its time to here, while the node was well."""
 
-    @property
-    def next_ms(self) -> int:
-        """The first time of which nothing was told yet."""
-        return self.timeframe.end(self.bars[-1][0]) if self.bars else 0
+    @abstractmethod
+    def _stream(self) -> dict[str, Any]:
+        """What to subscribe to, and from when on."""
+
+    @abstractmethod
+    def _take(self, message: dict[str, Any]) -> None: ...
 
     async def run(self) -> None:
         """Listens until cancelled."""
@@ -112,18 +124,30 @@ class Recorder:
 
     async def _listen(self, session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(f"{self.node.url}/api/v1/stream") as socket:
-            command = _NAMES | {
-                "type": "subscribe",
-                "id": "1",
-                "symbols": [_BASE.instrument.symbol],
-                "timeframe": str(self.timeframe),
-            }
-            if self.bars:
-                command["since"] = self.next_ms
-            await socket.send_json(command)
+            symbols = [_BASE.instrument.symbol]
+            command = _NAMES | {"type": "subscribe", "id": "1", "symbols": symbols}
+            await socket.send_json(command | self._stream())
             async for frame in socket:
                 if frame.type is aiohttp.WSMsgType.TEXT:
                     self._take(frame.json())
+
+
+class Recorder(Client):
+    """Writes down every closed bar."""
+
+    def __init__(self, node: Node, timeframe: Timeframe) -> None:
+        super().__init__(node)
+        self.timeframe = timeframe
+        self.bars: list[Bar] = []
+
+    @property
+    def next_ms(self) -> int:
+        """The first time of which nothing was told yet."""
+        return self.timeframe.end(self.bars[-1][0]) if self.bars else 0
+
+    def _stream(self) -> dict[str, Any]:
+        since = {"since": self.next_ms} if self.bars else {}
+        return {"timeframe": str(self.timeframe), **since}
 
     def _take(self, message: dict[str, Any]) -> None:
         match message["type"]:
@@ -145,6 +169,35 @@ class Recorder:
             self.bars.append((row[0], *row[1:]))  # type: ignore[arg-type]
 
 
+class TradeRecorder(Client):
+    """Writes down every trade."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.since_ms = int(time.time() * 1000)
+        self.trades: set[Tick] = set()
+        # What this connection has told; another begins some time before the end of the one before.
+        self._told: set[Tick] = set()
+
+    def _stream(self) -> dict[str, Any]:
+        self._told = set()
+        newest_ms = max((trade[0] for trade in self.trades), default=0)
+        return {"channel": "ticks", "since": max(self.since_ms, newest_ms - _OVERLAP_MS)}
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "snapshot" | "tick":
+                trades = {(row[0], *row[1:]) for row in message["ticks"]}
+                assert len(trades) == len(message["ticks"]), f"a trade was told twice: {message}"
+                assert not trades & self._told, f"told again: {trades & self._told}"
+                self._told |= trades
+                self.trades |= trades
+                if self.node.is_well and message["type"] == "tick":
+                    self.latest_s = max(self.latest_s, time.time() - message["ticks"][0][0] / 1000)
+            case "gap" | "error":
+                raise AssertionError(message)
+
+
 class Cluster:
     """The nodes, their clients, and what they share."""
 
@@ -161,6 +214,7 @@ class Cluster:
         self.recorders = [
             Recorder(node, timeframe) for node in self.nodes for timeframe in (_BASE.timeframe, _DERIVED)
         ]
+        self.trade_recorders = [TradeRecorder(node) for node in self.nodes]
 
     async def told(self, recorders: list[Recorder]) -> None:
         """Returns when each of `recorders` was told of a time that is now still to come."""
@@ -168,6 +222,30 @@ class Cluster:
         async with asyncio.timeout(PATIENCE_S):
             while any(one.next_ms <= now_ms for one in recorders):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+    async def told_trades(self) -> None:
+        """Returns when each client was told of every trade that is stored by now."""
+        storage = PostgresStorage(self.database)
+        await storage.open()
+        now_ms = int(time.time() * 1000)
+        until_s = time.monotonic() + PATIENCE_S
+        try:
+            for one in self.trade_recorders:
+                while wrong := await self._wrong(storage, one, now_ms):
+                    assert time.monotonic() < until_s, wrong
+                    await asyncio.sleep(0.1)
+        finally:
+            await storage.close()
+
+    async def _wrong(self, storage: PostgresStorage, one: TradeRecorder, until_ms: int) -> str:
+        """How what a client was told until then differs from what is stored; empty if it does not."""
+        span = TimeRange(one.since_ms, until_ms)
+        read = await storage.read_ticks(_BASE.instrument, span, limit=1_000_000)
+        stored, told = set(read.ticks), {trade for trade in one.trades if trade[0] < until_ms}
+        unknown = subtract(span, proven(read.coverage))
+        if stored == told and not unknown:
+            return ""
+        return f"not told: {sorted(stored - told)}; not stored: {sorted(told - stored)}; {unknown=}"
 
     async def check(self) -> int:
         """Holds what each client was told against what is stored; gives the number of bars."""
@@ -210,7 +288,7 @@ class Trouble:
     async def round(self) -> str:
         """One bad thing, after which every client that can is told of bars again; says what it was."""
         for one in self._cluster.recorders:
-            one.node.is_well = one.node.url != "" and one.next_ms > (time.time() - 8) * 1000
+            one.node.is_well = one.node.url != "" and time.time() - one.node.resumed_s > _RECOVERY_S
         if not self._kinds:
             twice, once = (
                 (self._kill, self._stop),
@@ -288,15 +366,21 @@ async def rounds(
     `most_late_s` at a node to which nothing had happened. What is said after each round tells how late.
     """
     async with cluster(folder, database) as nodes, asyncio.TaskGroup() as group:
-        listening = [group.create_task(one.run()) for one in nodes.recorders]
+        clients = [*nodes.recorders, *nodes.trade_recorders]
+        listening = [group.create_task(one.run()) for one in clients]
         await nodes.told(nodes.recorders)
         trouble = Trouble(nodes, chance)
         for done in range(1, number + 1):
             said = await trouble.round()
             latest_s = max(one.latest_s for one in nodes.recorders)
-            say(f"{done:,} of {number:,}: {said}; {latest_s:.1f} s late at most")
+            trades_s = max(one.latest_s for one in nodes.trade_recorders)
+            say(
+                f"{done:,} of {number:,}: {said}; {latest_s:.1f} s late at most, trades {trades_s:.1f} s"
+            )
             assert latest_s <= most_late_s
+            assert trades_s <= most_late_s + _SETTLING_S
         await trouble.end()
+        await nodes.told_trades()
         for task in listening:
             task.cancel()
         return await nodes.check()

@@ -117,6 +117,7 @@ class TickingPlugin(ScriptedPlugin, TickStreams):
         super().__init__(context, bars, timeframes)
         self.batches: asyncio.Queue[Sequence[Tick] | Exception] = asyncio.Queue()
         self.streams = 0
+        self.endings = 0
         self.ended = asyncio.Event()
 
     async def stream_ticks(self, symbol: str) -> AsyncIterator[Sequence[Tick]]:
@@ -128,6 +129,7 @@ class TickingPlugin(ScriptedPlugin, TickStreams):
                     raise batch
                 yield batch
         finally:
+            self.endings += 1
             self.ended.set()
 
 

@@ -196,9 +196,8 @@ async def heartbeat(running: Running) -> None:
 
 async def outbox(running: Running) -> None:
     async with running.stream() as client:
-        # Sent without a pause they are read, and answered, in one turn of the loop.
-        for _ in range(3):
-            await client.send_json({"type": "ping", "id": "a" * 60})
+        # Of a history that cannot be had an empty snapshot and the gap come in one turn of the loop.
+        await subscribe(client, provider="odd", symbols=["FAILS"], since="2024-03-05T14:00:00Z")
         frames = []
         while not client.closed:
             frames.append(await asyncio.wait_for(client.receive(), 30))
@@ -279,8 +278,9 @@ async def max_rate(running: Running) -> None:
     async with running.stream() as client:
         kinds = []
         for _ in range(15):
-            await client.send_json({"type": "ping"})
+            await client.send_json({"type": "ping", "id": "7"})
             message = await asyncio.wait_for(client.receive_json(), 30)
+            assert message["id"] == "7"
             kinds.append(message["type"])
         assert kinds[:10] == ["pong"] * 10
         assert message["code"] == "limit_exceeded"

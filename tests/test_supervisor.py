@@ -56,6 +56,22 @@ def test_a_crash_is_logged_counted_and_followed_by_a_new_start(caplog: pytest.Lo
     assert "RuntimeError: it broke" in caplog.text
 
 
+async def test_a_cancellation_that_nobody_asked_for_is_a_crash(caplog: pytest.LogCaptureFixture) -> None:
+    runs = 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            awaited = asyncio.get_running_loop().create_future()
+            awaited.cancel()
+            await awaited
+
+    await asyncio.wait_for(Supervisor(Metrics()).run("feed", work), 30)
+    assert runs == 2
+    assert "task crashed task=feed" in caplog.text
+
+
 def test_the_pauses_double_up_to_half_a_minute() -> None:
     work = Crashing(*[0.0] * 10)
 

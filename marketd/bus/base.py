@@ -34,12 +34,12 @@ class MessageBus(ABC):
     def subscribe(self, channel: str, heard: Heard) -> None:
         """From some moment soon `heard` is called, in the loop, with every message on `channel`.
 
-        A channel has one subscriber in a node; it must not be subscribed to already.
+        A channel has one subscriber in a node: the last one.
         """
 
     @abstractmethod
-    def unsubscribe(self, channel: str) -> None:
-        """When it returns, nothing is heard any more."""
+    def unsubscribe(self, channel: str, heard: Heard) -> None:
+        """When it returns, `heard` is not called any more; who has subscribed since goes on."""
 
 
 class Held(NamedTuple):

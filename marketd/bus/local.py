@@ -33,8 +33,9 @@ class LocalBus(MessageBus):
     def subscribe(self, channel: str, heard: Heard) -> None:
         self._heard[channel] = heard
 
-    def unsubscribe(self, channel: str) -> None:
-        self._heard.pop(channel, None)
+    def unsubscribe(self, channel: str, heard: Heard) -> None:
+        if self._heard.get(channel) == heard:
+            del self._heard[channel]
 
     def hear(self, channel: str, message: bytes) -> None:
         """Hands on what was published, if this node is subscribed."""

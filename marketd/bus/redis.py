@@ -20,6 +20,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from marketd.bus.base import LEASE_MS, BusAway, Heard, Held, Leases, MessageBus
+from marketd.redis_link import kind_of
 from marketd.supervisor import raise_if_cancelled
 
 _TIMEOUT_S = 0.5
@@ -73,9 +74,11 @@ class RedisBus(MessageBus):
         self._heard[self._name(channel)] = heard
         self._is_changed = True
 
-    def unsubscribe(self, channel: str) -> None:
-        self._heard.pop(self._name(channel), None)
-        self._is_changed = True
+    def unsubscribe(self, channel: str, heard: Heard) -> None:
+        name = self._name(channel)
+        if self._heard.get(name) == heard:
+            del self._heard[name]
+            self._is_changed = True
 
     async def run(self) -> None:
         """Publishes and listens until cancelled."""
@@ -120,6 +123,7 @@ class RedisBus(MessageBus):
         # With one channel of its own it is subscribed at all times, without which no ping goes.
         subscribed = {self._prefix.encode()}
         await pubsub.subscribe(*subscribed)
+        self._is_changed = True
         while loop.time() - answered_s < _MUTE_S:
             raise_if_cancelled()
             wanted = {self._prefix.encode(), *self._heard} if self._is_changed else subscribed
@@ -179,6 +183,7 @@ class RedisLeases(Leases):
                         await script([self._prefix + name], arguments, client=pipeline)
                     answers += (await pipeline.execute())[1:]
         except (RedisError, OSError) as error:
-            # Only the kind is told: the text of an error may hold the address.
-            raise BusAway(type(error.__cause__ or error).__name__) from error
+            raise BusAway(kind_of(error)) from error
+        finally:
+            raise_if_cancelled()
         return answers

@@ -147,7 +147,7 @@ class StreamConfig:
         100,
         "The most messages a second that a client may send, on average over ten seconds.",
     )
-    max_message: ByteCount = setting(size(), "1MB", "The largest message that a client may send.")
+    max_message: ByteCount = setting(size(), "64KB", "The largest message that a client may send.")
     stall: Millis = setting(
         duration(),
         "30s",

@@ -31,11 +31,13 @@ _QUIET_BARS = 1_000
 class Filling(NamedTuple):
     """What a fill has brought: how many bars, where none can be had, and what it has changed.
 
-    `refused` is where the provider's bars had to be refused (`is_garbled`), or it keeps them no more.
+    `refused` is where the provider's bars had to be refused (`is_garbled`), or it keeps them no more,
+    and `untold` where somebody may still say what there is.
     """
 
     bars: int = 0
     refused: Sequence[TimeRange] = ()
+    untold: Sequence[TimeRange] = ()
     is_garbled: bool = False
     inserted: int = 0
     revised: int = 0
@@ -45,6 +47,7 @@ class Filling(NamedTuple):
         return Filling(
             self.bars + len(page.bars),
             [*self.refused, *refused],
+            [*self.untold, *page.untold],
             self.is_garbled or (page.begins_ms is None and bool(page.refused)),
             self.inserted + page.inserted,
             self.revised + page.revised,
@@ -57,6 +60,7 @@ class _Page(NamedTuple):
     end_ms: int
     bars: list[Bar]
     refused: list[TimeRange]
+    untold: Sequence[TimeRange] = ()
     begins_ms: int | None = None
     by_others: bool = False
     inserted: int = 0
@@ -206,6 +210,7 @@ class Filler:
             page.end_ms,
             page.bars,
             page.refused,
+            page.untold,
             page.begins_ms,
             inserted=inserted,
             revised=revised,
@@ -270,10 +275,11 @@ def _statements(
     ]
     said = [Covered(*answered, Reason.NO_TRADES if quiet else Reason.DATA)]
     refused = merge(piece.clip(answered) for piece in page.refused)
+    unproven = merge([*refused, *page.untold])
     proofs = [
         Covered(*rest, one.reason)
         for one in lay(said, cover(pauses, Reason.CLOSED))
-        for rest in subtract(one.range, refused)
+        for rest in subtract(one.range, unproven)
     ]
     return [*proofs, *cover(refused, Reason.UNRECOVERABLE)]
 

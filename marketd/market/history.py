@@ -26,7 +26,7 @@ from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.guard import BACKGROUND, Turn
 from marketd.storage import Storage
-from marketd.storage.base import reach_of
+from marketd.storage.records import reach_of
 
 
 class HistoryRead(NamedTuple):
@@ -109,7 +109,7 @@ class History:
                 fetched += filling.bars
                 refused = cover(filling.refused, Reason.UNRECOVERABLE)
                 self._doubts.asked(feed.series, refused, present.now_ms)
-                gaps += refused
+                gaps += [*cover(filling.untold, Reason.PENDING), *refused]
                 if filling.is_garbled and not feed.is_of_live_trades:
                     wrong = ProviderFailed(
                         f"{feed.provider.name} sent something for this that cannot be right.",
@@ -174,7 +174,7 @@ class History:
             filling = await self._filler.fill(
                 feed, missing, enough=maxsize, newest=False, turn=BACKGROUND
             )
-            refused += filling.refused
+            refused += [*filling.refused, *filling.untold]
             self._doubts.asked(
                 feed.series, cover(filling.refused, Reason.UNRECOVERABLE), feed.provider.now_ms()
             )

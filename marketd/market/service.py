@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from marketd.backfill.job import Wanted
-from marketd.domain.bar import Bar, select
+from marketd.domain.bar import Bar, Tick, select
 from marketd.domain.coverage import Gap
 from marketd.domain.errors import InvalidInput, NotReady, ProviderFailed, UnknownMarket, Unsupported
 from marketd.domain.fill import Fill, fill
@@ -209,15 +209,39 @@ class MarketService:
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar] | None:
         """The provider's finest bars beside a tape, from `since_ms` (or a while ago) to the present."""
+        base = await self._beside(feed)
+        if base is None:
+            return None
+        finest, now_ms = base.series.timeframe, feed.provider.now_ms()
+        start_ms = finest.floor(max(since_ms, now_ms - _BESIDE_MS))
+        bars, _ = await self._orchestrator.closed(base, TimeRange(start_ms, finest.end(now_ms)))
+        return bars
+
+    async def quiet_until(self, feed: TickFeed, since_ms: int, last: Tick) -> int:
+        """Up to when the provider's finest bars show that there was no trade from `since_ms` on.
+
+        They do if the bar that holds `last`, the last trade before, closes with it, and none after that
+        has a volume. If they do not, or `since_ms` is a while ago: 0.
+        """
+        base = await self._beside(feed)
+        if base is None:
+            return 0
+        finest, settled_ms = base.series.timeframe, base.present().settled_end_ms
+        span = TimeRange(finest.floor(since_ms), settled_ms)
+        if span.is_empty or span.start_ms < settled_ms - _BESIDE_MS:
+            return 0
+        bars, gaps = await self._orchestrator.closed(base, span)
+        traded = [(bar[0], bar[4]) for bar in bars if bar[5] != 0]
+        told = [(finest.floor(last[0]), last[1])] if last[0] >= span.start_ms else []
+        return settled_ms if traded == told and not gaps else 0
+
+    async def _beside(self, feed: TickFeed) -> Feed | None:
+        """The finest bars that the provider itself has of what is traded, if it has any."""
         bases = feed.provider.timeframes_of(feed.instrument.symbol)
         if not bases:
             return None
         finest = min(bases, key=lambda base: base.nominal_ms)
-        now_ms = feed.provider.now_ms()
-        start_ms = finest.floor(max(since_ms, now_ms - _BESIDE_MS))
-        base = await self.feed(SeriesName(feed.instrument, finest, {}))
-        bars, _ = await self._orchestrator.closed(base, TimeRange(start_ms, finest.end(now_ms)))
-        return bars
+        return await self.feed(SeriesName(feed.instrument, finest, {}))
 
     async def ticks(self, instrument: Instrument, window: Window) -> TicksPage:
         """One page of trades; see TickPages.page."""

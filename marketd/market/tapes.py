@@ -11,31 +11,32 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from marketd.domain.bar import Tick
-from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
+from marketd.domain.coverage import Covered, Gap, Reason, cover, lay, proven
 from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
+from marketd.market.tape_gaps import known, newest_known, reach_known, still_told, unproven
+from marketd.market.tape_teller import TapeTeller, Told
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.plugins.guard import NOW, Turn
 from marketd.plugins.ticks import FetchedTicks
-from marketd.storage import Storage
-from marketd.storage.base import reach_of_ticks
+from marketd.storage import AddedTicks, Storage
+from marketd.storage.records import reach_of_ticks
 
-# Called with the new trades, how often it was called of the instrument, this time included, and whether
-# a stream has just said them.
-Told: TypeAlias = Callable[[Sequence[Tick], int, bool], None]
 # Called with the trades of any instrument that are new in the store, and whether a stream has said them.
 Came: TypeAlias = Callable[[TickFeed, Sequence[Tick], bool], None]
 
 # The present is not asked for again within this time.
 _FRESH_MS = 1_000
-_LAST_KEPT = 10_000
 # The most stored trades that one page of them holds, unless a millisecond has more.
 _PAGE = 20_000
 # Looking for the newest trades begins with so long a time, and goes on with four times as long each.
 _FIRST_WINDOW_MS = 60_000
+# So long another process is waited for that may follow an instrument. It stores a trade at once, but
+# that there was none only with the next one.
+_OTHERS_MS = 900_000
 
 
 class TapeRead(NamedTuple):
@@ -55,28 +56,6 @@ class TapeRead(NamedTuple):
     failure: ProviderFailed | NotReady | None
 
 
-class _Tape:
-    """One instrument's: who is told, since when, how often that was, and a lock with the store."""
-
-    def __init__(self) -> None:
-        self.told: Told | None = None
-        self.known_ms: Callable[[], int] | None = None
-        self.followed_ms = 0
-        self.seq = 0
-        self.lock = asyncio.Lock()
-        # What was told last, where another process may have stored it before.
-        self._last: dict[Tick, None] = {}
-
-    def untold(self, ticks: Sequence[Tick], new: Sequence[Tick]) -> list[Tick]:
-        """Those of `ticks` that are new in the store, or new to who listens here."""
-        fresh = set(new)
-        told = [tick for tick in ticks if tick in fresh or (tick[4] and tick not in self._last)]
-        self._last |= dict.fromkeys(told)
-        for tick in list(self._last)[: max(0, len(self._last) - _LAST_KEPT)]:
-            del self._last[tick]
-        return told
-
-
 class Tapes:
     """Keeps and reads the trades of instruments; safe to call at once for the same ones."""
 
@@ -85,7 +64,7 @@ class Tapes:
         self._metrics = metrics
         self._locks = RangeLocks()
         # One an instrument that was ever asked for, of those that providers list.
-        self._tapes: dict[Instrument, _Tape] = {}
+        self._tapes: dict[Instrument, TapeTeller] = {}
         self._watchers: list[Came] = []
 
     @property
@@ -102,18 +81,65 @@ class Tapes:
 
         `known_ms` says up to when whoever follows them has stored all, or that it cannot be had.
         """
-        tape = self._tape(feed.instrument)
-        tape.told, tape.known_ms, tape.followed_ms = told, known_ms, feed.provider.now_ms()
+        self._tape(feed.instrument).listen(told, known_ms, feed.provider.now_ms())
 
     def leave(self, feed: TickFeed) -> None:
         """Ends that."""
+        self._tape(feed.instrument).leave()
+
+    def number(self, feed: TickFeed) -> int | None:
+        """Up to which number the trades in the store were told to who listens; None if not known yet."""
+        return self._tape(feed.instrument).number
+
+    async def hear(
+        self, feed: TickFeed, added: AddedTicks | None, number: int, *, is_live: bool
+    ) -> None:
+        """Tells who listens what another process has stored.
+
+        `added` is what it says of its latest, which has numbers up to `number`; None: it is looked up.
+        """
         tape = self._tape(feed.instrument)
-        tape.told = tape.known_ms = None
+        async with tape.lock:
+            await tape.begin()
+            await tape.heard(added, number, is_live=is_live)
+
+    async def catch_up(self, feed: TickFeed, since_ms: int) -> int:
+        """Tells who listens what other processes have stored until now.
+
+        Gives the end of the newest time from `since_ms` on of which the store knows something.
+        """
+        tape = self._tape(feed.instrument)
+        async with tape.lock:
+            await tape.begin()
+            span = TimeRange(since_ms, MAX_MS)
+            stored = await self._storage.read_ticks(feed.instrument, span, limit=0)
+            await tape.catch_up(stored.number)
+        return newest_known(stored.coverage, since_ms)
+
+    async def make_up(self, feed: TickFeed, span: TimeRange) -> list[Gap]:
+        """What of `span` cannot be had, after asking for what nothing is known of, if that is possible.
+
+        Raises as `fill` does.
+        """
+        coverage = (await self._storage.read_ticks(feed.instrument, span, limit=0)).coverage
+        gone = [one.clip(span) for one in coverage if one.reason is Reason.UNRECOVERABLE]
+        unknown = subtract(span, merge(known(coverage)))
+        if not feed.provider.has_tick_history:
+            return lay([], [*gone, *cover(unknown, Reason.UNRECOVERABLE)])
+        for piece in unknown:
+            gone += await self.fill(feed, piece)
+        return lay([], gone)
 
     def known_ms(self, feed: TickFeed) -> int:
         """What is not stored of the time before this will never be known, but from a history."""
         known_ms = self._tape(feed.instrument).known_ms
         return feed.provider.now_ms() if known_ms is None else known_ms()
+
+    def lost_ms(self, feed: TickFeed) -> int:
+        """What is not stored of the time before this nobody else will store, see `known_ms`."""
+        is_followed = self._tape(feed.instrument).known_ms is not None
+        others_ms = 0 if is_followed or not self._storage.identity else _OTHERS_MS
+        return self.known_ms(feed) - others_ms
 
     async def keep(
         self,
@@ -178,7 +204,8 @@ class Tapes:
             if end_ms > span.start_ms:
                 told = TimeRange(span.start_ms, end_ms)
                 ticks = [tick for tick in read.ticks if tick[0] < end_ms]
-                return FetchedTicks(ticks, end_ms, subtract(told, proven(read.coverage)))
+                untold = subtract(told, [one.range for one in read.coverage])
+                return FetchedTicks(ticks, end_ms, subtract(told, proven(read.coverage)), untold)
             limit *= 2
 
     async def read(
@@ -208,21 +235,23 @@ class Tapes:
         window_ms = _FIRST_WINDOW_MS
         while True:
             async with tape.lock:
+                await tape.begin()
                 stored = await self._storage.read_ticks(
                     feed.instrument, span, limit=limit, newest=newest
                 )
+                await tape.catch_up(stored.number)
                 seq = tape.seq
             reach = reach_of_ticks(stored.ticks, span, limit=limit, newest=newest)
             now_ms = feed.provider.now_ms()
             past = reach.clip(TimeRange(MIN_MS, now_ms + 1))
             unknown = subtract(past, merge([*proven(stored.coverage), *asked]))
-            missing = [piece for piece in unknown if piece.start_ms < now_ms - _FRESH_MS]
-            if not missing or not asks:
+            unasked = [piece for piece in unknown if piece.start_ms < now_ms - _FRESH_MS]
+            if not unasked or not asks:
                 break
-            piece = missing[0]
+            piece = unasked[0]
             if newest:
-                piece = missing[-1]._replace(
-                    start_ms=max(missing[-1].start_ms, missing[-1].end_ms - window_ms)
+                piece = unasked[-1]._replace(
+                    start_ms=max(unasked[-1].start_ms, unasked[-1].end_ms - window_ms)
                 )
                 window_ms *= 4
             try:
@@ -243,7 +272,7 @@ class Tapes:
             # It may be there later: no gap, but no proof either.
             unsettled.append(told.clip(TimeRange(now_ms - feed.provider.plugin.settle_ms, MAX_MS)))
         gaps = self._gaps(feed, past, stored.coverage, unsettled, reason, now_ms)
-        known_ms, newest_ms = _known_ms(reach, stored.coverage, gaps)
+        known_ms, newest_ms = reach_known(reach, stored.coverage, gaps)
         return TapeRead(stored.ticks, reach, gaps, known_ms, newest_ms, seq, failure)
 
     async def _keep(
@@ -251,16 +280,13 @@ class Tapes:
     ) -> None:
         tape = self._tape(feed.instrument)
         async with tape.lock:
-            new = await self._storage.store_ticks(feed.instrument, ticks, covered)
+            await tape.begin()
+            added = await self._storage.store_ticks(feed.instrument, ticks, covered, fence=feed.fence)
+            new = added.ticks
             self._metrics.ticks_stored.labels(feed.provider.name).inc(len(new))
             for came in self._watchers if new else ():
                 came(feed, new, is_live)
-            if is_live and self._storage.identity:
-                # Others that share the database may follow the same, and have been faster.
-                new = tape.untold(ticks, new)
-            if new and tape.told is not None:
-                tape.seq += 1
-                tape.told(new, tape.seq, is_live)
+            await tape.added(added, ticks if is_live else None)
 
     async def _part(self, feed: TickFeed, piece: TimeRange, turn: Turn, *, whole: bool) -> int:
         """Fetches a piece, or its first page, and says up to where it has been asked for."""
@@ -298,29 +324,13 @@ class Tapes:
         tail = [*unsettled]
         if feed.provider.has_tick_history:
             tail.append(TimeRange(now_ms - _FRESH_MS, now_ms + 1))
-        gaps: list[Gap] = []
-        for gap in gaps_in(reach, coverage):
-            for piece in subtract(gap.range, merge(tail)):
-                gaps.append(Gap(*piece, reason if gap.reason is Reason.PENDING else gap.reason))
+        gaps = unproven(reach, coverage, reason, but=merge(tail))
         tape = self._tape(feed.instrument)
-        if gaps and tape.told is not None and gaps[-1].end_ms >= now_ms:
-            # Whoever follows it will know of this time with the next trade.
-            last = gaps.pop()
-            gaps.append(last.clip(TimeRange(MIN_MS, tape.followed_ms)))
-            gaps.append(last.clip(TimeRange(tape.followed_ms, MAX_MS))._replace(reason=Reason.PENDING))
-        return lay([], gaps)
+        if tape.told is not None:
+            return still_told(gaps, tape.followed_ms, now_ms)
+        if self._storage.identity and not feed.provider.has_tick_history:
+            return still_told(gaps, now_ms - _OTHERS_MS, now_ms)
+        return gaps
 
-    def _tape(self, instrument: Instrument) -> _Tape:
-        return self._tapes.setdefault(instrument, _Tape())
-
-
-def _known_ms(reach: TimeRange, coverage: Sequence[Covered], gaps: Sequence[Gap]) -> tuple[int, int]:
-    """Where the first part of `reach` begins of which trades may still be had, and its last one.
-
-    What is missing behind all that is known a stream may still prove.
-    """
-    known = [one.range for one in coverage if one.reason.is_proof or one.reason is Reason.UNRECOVERABLE]
-    newest_ms = known[-1].end_ms if known else reach.start_ms
-    lost = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE and gap.end_ms <= newest_ms]
-    unknown = subtract(reach, merge([*known, *lost]))
-    return unknown[0].start_ms if unknown else reach.end_ms, newest_ms
+    def _tape(self, instrument: Instrument) -> TapeTeller:
+        return self._tapes.setdefault(instrument, TapeTeller(self._storage, instrument))

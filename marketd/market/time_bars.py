@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
-from marketd.domain.timerange import EVER, MIN_MS, TimeRange, merge
+from marketd.domain.timerange import EVER, MIN_MS, TimeRange, merge, subtract
 from marketd.market.tapes import Tapes
 from marketd.plugins.feed import Feed, Present, TickFeed
 from marketd.plugins.guard import NOW, Turn
@@ -59,17 +59,24 @@ class TimeBarFeed(Feed):
         return present._replace(settled_end_ms=min(present.settled_end_ms, known_ms))
 
     async def _fetch_live(self, span: TimeRange) -> Fetched:
-        known = TimeRange(MIN_MS, self.tapes.known_ms(self.tape))
+        lost_ms, known_ms = self.tapes.lost_ms(self.tape), self.tapes.known_ms(self.tape)
+        timeframe = self.series.timeframe
         _, closed_ms, settled_ms = self.present()
+        untold: list[TimeRange] = []
 
         async def page(part: TimeRange) -> FetchedTicks:
             read = await self.tapes.stored(self.tape, part)
-            return read._replace(refused=merge(piece.clip(known) for piece in read.refused))
+            waited_for = merge(piece.clip(TimeRange(lost_ms, known_ms)) for piece in read.untold)
+            untold.extend(waited_for)
+            known = [piece.clip(TimeRange(MIN_MS, known_ms)) for piece in read.refused]
+            return read._replace(refused=[rest for one in known for rest in subtract(one, waited_for)])
 
-        read = await fetch_bars(page, self.series.timeframe, span)
+        read = await fetch_bars(page, timeframe, span)
+        untold = _intervals(untold, timeframe)
         # A closed bar of which trades may still be told is none yet.
-        bars = [bar for bar in read.bars if bar[0] < settled_ms or bar[0] >= closed_ms]
-        return read._replace(bars=bars)
+        bars = [bar for bar in _without(read.bars, untold) if bar[0] < settled_ms or bar[0] >= closed_ms]
+        told = TimeRange(span.start_ms, read.end_ms)
+        return read._replace(bars=bars, untold=[piece.clip(told) for piece in untold])
 
     async def stored(self, span: TimeRange) -> list[Bar]:
         """The bars of `span` as the stored trades make them up, where those are all there are."""
@@ -119,15 +126,20 @@ async def fetch_bars(
         if timeframe.floor(cursor) > whole.start_ms:
             break
     end_ms = timeframe.floor(cursor)
-    spoilt = merge(
-        TimeRange(timeframe.floor(piece.start_ms), timeframe.ceil(piece.end_ms)) for piece in refused
-    )
+    spoilt = _intervals(refused, timeframe)
     bars = await asyncio.to_thread(bars_of_ticks, ticks, timeframe)
-    good = [
-        bar
-        for bar in bars
-        if bar[0] < end_ms and not any(one.start_ms <= bar[0] < one.end_ms for one in spoilt)
-    ]
+    good = [bar for bar in _without(bars, spoilt) if bar[0] < end_ms]
     told = TimeRange(span.start_ms, span.end_ms if end_ms >= whole.end_ms else end_ms)
     clipped = [piece.clip(told) for piece in spoilt]
     return Fetched(good, told.end_ms, [piece for piece in clipped if not piece.is_empty])
+
+
+def _intervals(pieces: Iterable[TimeRange], timeframe: Timeframe) -> list[TimeRange]:
+    """The intervals that `pieces` (in any order) touch."""
+    return merge(
+        TimeRange(timeframe.floor(piece.start_ms), timeframe.ceil(piece.end_ms)) for piece in pieces
+    )
+
+
+def _without(bars: Iterable[Bar], ranges: Sequence[TimeRange]) -> list[Bar]:
+    return [bar for bar in bars if not any(one.start_ms <= bar[0] < one.end_ms for one in ranges)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from marketd.domain.instrument import Instrument, Series
@@ -29,10 +29,14 @@ class Present(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TickFeed:
-    """An instrument's trades and where they come from."""
+    """An instrument's trades and where they come from.
+
+    What is stored for a node that leads them is stored with its `fence` (see Storage.lead).
+    """
 
     provider: Provider
     instrument: Instrument
+    fence: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

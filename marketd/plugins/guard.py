@@ -18,6 +18,7 @@ from marketd.domain.errors import MarketdError, ProviderFailed, ProviderRateLimi
 from marketd.domain.rate_limit import RateLimit
 from marketd.metrics import Metrics
 from marketd.plugins.instance import Instance
+from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,10 @@ class Guard:
         self._metrics.rate_limit_seconds.labels(self._name).observe(loop.time() - started_s)
 
     async def bounded(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The plugin's answer, or a MarketdError: whatever else it raises becomes ProviderFailed."""
+        """The plugin's answer, or a MarketdError: whatever else it raises becomes ProviderFailed.
+
+        A plugin that takes no notice of being cancelled does not keep its caller from it.
+        """
         timeout_s = self._upstream.timeout / 1000
         try:
             async with asyncio.timeout(timeout_s):
@@ -131,6 +135,8 @@ class Guard:
             raise ProviderTimeout(f"{self._name} did not answer within {timeout_s:g} s.") from None
         except Exception as error:
             raise self.foreign(error) from error
+        finally:
+            raise_if_cancelled()
 
     def foreign(self, error: Exception) -> ProviderFailed:
         """What is told of an error of the plugin's own.

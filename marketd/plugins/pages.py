@@ -45,13 +45,15 @@ class Question(NamedTuple):
 class Fetched(NamedTuple):
     """One page: valid bars, ascending, that are all there is up to `end_ms`, but for `refused`.
 
-    Where the provider keeps nothing older, `begins_ms` says since when it has bars.
+    Where the provider keeps nothing older, `begins_ms` says since when it has bars. Of what is `untold`
+    somebody may still say what there is.
     """
 
     bars: list[Bar]
     end_ms: int
     refused: list[TimeRange]
     begins_ms: int | None = None
+    untold: Sequence[TimeRange] = ()
 
 
 class PageReader:

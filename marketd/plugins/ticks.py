@@ -20,11 +20,15 @@ _INLINE = 2_000
 
 
 class FetchedTicks(NamedTuple):
-    """One page: valid trades, ascending, that are all there is up to `end_ms`, but for `refused`."""
+    """One page: valid trades, ascending, that are all there is up to `end_ms`, but for `refused`.
+
+    Of what is `untold`, a part of that, nobody has said anything yet.
+    """
 
     ticks: list[Tick]
     end_ms: int
     refused: list[TimeRange]
+    untold: Sequence[TimeRange] = ()
 
 
 class ToldTicks(NamedTuple):

@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Covered
@@ -21,135 +20,21 @@ from marketd.domain.errors import Unsupported
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.storage.records import (
+    AddedTicks,
+    Change,
+    Changed,
+    Checkup,
+    Job,
+    NumberedTick,
+    QueryPlan,
+    Revised,
+    Stored,
+    StoredBars,
+    StoredTicks,
+)
 
 log = logging.getLogger(__name__)
-
-
-class Revision(NamedTuple):
-    """A stored bar that has changed: what it is now, and the how-manieth change that is (1, 2 …).
-
-    0 if it is new where there was none.
-    """
-
-    bar: Bar
-    rev: int
-
-
-class Stored(NamedTuple):
-    """What a write has changed: bars that are new, and bars that are different from now on.
-
-    Of the new ones `late` lie where something was known already.
-    """
-
-    inserted: int
-    revised: Sequence[Revision]
-    late: int = 0
-
-
-class Revised(NamedTuple):
-    """Bars of a series that have changed, ascending, as they are now; `number` is that of the latest of
-    all changes."""
-
-    number: int
-    bars: Sequence[Revision]
-
-
-class StoredBars(NamedTuple):
-    """Bars, ascending, and the coverage of the range that was read, both of one instant."""
-
-    bars: list[Bar]
-    coverage: list[Covered]
-
-
-class StoredTicks(NamedTuple):
-    """Trades, ascending, and the coverage of the range that was read, both of one instant."""
-
-    ticks: list[Tick]
-    coverage: list[Covered]
-
-
-def reach_of(
-    bars: Sequence[Bar], timeframe: Timeframe, span: TimeRange, *, limit: int, newest: bool
-) -> TimeRange:
-    """The part of `span` that `bars`, read from it with `limit`, speak of."""
-    if len(bars) < limit or not bars:
-        return span
-    return cut_reach(bars[0][0], bars[-1][0], timeframe, span, newest=newest)
-
-
-def cut_reach(
-    first_ms: int, last_ms: int, timeframe: Timeframe, span: TimeRange, *, newest: bool
-) -> TimeRange:
-    """The part of `span` that bars speak of where a limit cut: the first opens at `first_ms`."""
-    if newest:
-        return TimeRange(first_ms, span.end_ms)
-    return TimeRange(span.start_ms, timeframe.end(last_ms))
-
-
-def reach_of_ticks(ticks: Sequence[Tick], span: TimeRange, *, limit: int, newest: bool) -> TimeRange:
-    """The same of trades. The limit may have cut through the millisecond that it ends with."""
-    if len(ticks) < limit or not ticks:
-        return span
-    if newest:
-        return TimeRange(ticks[0][0], span.end_ms)
-    return TimeRange(span.start_ms, ticks[-1][0] + 1)
-
-
-class Job(NamedTuple):
-    """Work that outlives the process. `body` is JSON text that only whoever does the work reads.
-
-    It is to be worked on from `due_ms` on, by whoever claims it; never while that is None. `claim` is
-    empty while nobody has claimed it.
-    """
-
-    id: str
-    kind: str
-    state: str
-    body: str
-    created_ms: int
-    updated_ms: int
-    due_ms: int | None = None
-    claim: str = ""
-
-
-def in_turn(jobs: Iterable[Job]) -> list[Job]:
-    """Due jobs, in the order in which they are to be worked on."""
-    return sorted(jobs, key=lambda job: (job.due_ms or 0, job.created_ms, job.id))
-
-
-class Checkup(NamedTuple):
-    """How a database is: what there is in it, in a few words each, and what is wrong, in sentences."""
-
-    facts: Sequence[str]
-    problems: Sequence[str]
-
-
-class QueryPlan(NamedTuple):
-    """How the database runs one of the store's statements, step by step.
-
-    `scans` are the steps that look at a whole table, or sort. `took_ms` is what one run took, None of
-    one that would change something.
-    """
-
-    name: str
-    statement: str
-    steps: Sequence[str]
-    scans: Sequence[str]
-    took_ms: float | None
-
-
-class Change(NamedTuple):
-    """Bars that are new or revised: all of them open in `span`.
-
-    `is_revision` if there may be some among them that `Storage.revised` gives.
-    """
-
-    series: Series
-    span: TimeRange
-    is_revision: bool
-
-
-Changed: TypeAlias = Callable[[Change | None], None]
 
 
 class Fault(StrEnum):
@@ -276,8 +161,10 @@ class Storage(ABC):
     async def series_list(self) -> list[Series]:
         """Every series of which anything was ever stored, in the order of their first writes."""
 
-    async def lead(self, series: Series) -> int:
-        """Makes the caller the leader of a series: gives its fence, greater than any before.
+    async def lead(self, what: Series | Instrument) -> int:
+        """Makes the caller the leader of a series, or of an instrument's trades.
+
+        Gives its fence, greater than any before.
 
         When it returns no write with an earlier one is under way, and none will succeed.
         """
@@ -308,8 +195,13 @@ class Storage(ABC):
 
     @abstractmethod
     async def store_ticks(
-        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
-    ) -> list[Tick]:
+        self,
+        instrument: Instrument,
+        ticks: Sequence[Tick],
+        covered: Sequence[Covered] = (),
+        *,
+        fence: int | None = None,
+    ) -> AddedTicks:
         """Adds those of `ticks` that are new, in one transaction, and gives them in their order.
 
         Durable when it returns, and all or nothing. `covered` (oldest first) is laid over what is known
@@ -317,7 +209,8 @@ class Storage(ABC):
         A trade with an id is the same as one with that id in its millisecond. Without an id it is told
         apart from those that are equal in everything by its place among them in the call: so the same
         batch (of whole milliseconds) stored again changes nothing, and equal trades in one batch are
-        that many trades.
+        that many trades. With a `fence`, which is of `lead`, it raises Superseded and changes nothing
+        once there is a later one.
         """
 
     @abstractmethod
@@ -329,6 +222,16 @@ class Storage(ABC):
         Within a millisecond they are in the order in which they were stored. Where there are `limit`
         trades the coverage may end with what they speak of (`reach_of_ticks`).
         """
+
+    async def ticks_after(
+        self, instrument: Instrument, number: int, *, until: int, limit: int
+    ) -> list[NumberedTick]:
+        """The first `limit` trades with numbers above `number` up to `until`, in this order.
+
+        In a store for several processes the trades of an instrument are numbered as they are stored:
+        what is numbered later is committed later.
+        """
+        raise Unsupported("A database file has one owner, who knows what is stored.")
 
     @abstractmethod
     async def drop_ticks(self, before_ms: int) -> int:

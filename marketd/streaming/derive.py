@@ -52,6 +52,9 @@ class Deriver:
     def take(self, event: Event) -> None:
         """One event of the base series, in order."""
         if self._waiting is not None:
+            # That may take as long as the provider is away: a forming bar gives way to the next.
+            if self._waiting and _is_forming(self._waiting[-1]) and _is_forming(event):
+                self._waiting.pop()
             self._waiting.append(event)
         elif isinstance(event, Progress):
             self._close_until(event.next_ms)
@@ -93,3 +96,7 @@ class Deriver:
         if self.bucket_ms >= self._broken_until_ms:
             (whole,) = resample(bars, self._timeframe)
             self._emit(BarEvent(whole, closed))
+
+
+def _is_forming(event: Event) -> bool:
+    return isinstance(event, BarEvent) and not event.closed

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import parse_qsl
 
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.coverage import Gap
@@ -75,13 +76,16 @@ def _head(first: int, length: int) -> bytes:
     return struct.pack("!BBQ", first, 127, length)
 
 
-def names(stream: StreamName) -> dict[str, str]:
-    """The fields that say which stream a message belongs to."""
+def names(stream: StreamName) -> dict[str, Any]:
+    """The fields that say which stream a message belongs to; `params` only where it has some."""
     what = stream if isinstance(stream, Instrument) else stream.instrument
-    told = {"market": what.market, "provider": what.provider, "symbol": what.symbol}
+    told: dict[str, Any] = {"market": what.market, "provider": what.provider, "symbol": what.symbol}
     if isinstance(stream, Instrument):
         return told | {"channel": "ticks"}
-    return told | {"timeframe": str(stream.timeframe)}
+    told["timeframe"] = str(stream.timeframe)
+    if isinstance(stream, Series) and stream.variant:
+        told["params"] = dict(parse_qsl(stream.variant, keep_blank_values=True))
+    return told
 
 
 def event_message(series: BarStream, event: TickBarNews, cursor: str) -> Message:

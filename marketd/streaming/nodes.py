@@ -1,4 +1,4 @@
-"""This node among those that share a store: which series each leads, agreed upon by leases.
+"""This node among those that share a store: what each leads, agreed upon by leases.
 
 Once a second every node claims what its clients follow. Who has the lease leads; the others learn with
 the same question where the leader stands, so that a message that was lost is noticed within a second.
@@ -17,7 +17,6 @@ from marketd.bus import BusAway, Leases
 from marketd.bus.base import LEASE_MS
 from marketd.metrics import Metrics
 from marketd.storage import Storage
-from marketd.supervisor import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ _GRACE_S = 1.0
 
 
 class Part(StrEnum):
-    """What a node does for a series."""
+    """What a node does for a series, or for the trades of an instrument."""
 
     WAITING = "waiting"  # nothing, until it is known who leads
     LEADING = "leading"
@@ -37,7 +36,7 @@ class Part(StrEnum):
 
 
 class Member(Protocol):
-    """A series that clients of this node follow."""
+    """A series, or an instrument's trades, that clients of this node follow."""
 
     @property
     def name(self) -> str:
@@ -81,15 +80,18 @@ class Nodes:
         self._is_wanted.set()
 
     def leave(self, member: Member) -> None:
-        """Ends that. What it led another node may lead at once."""
-        del self._members[member.name]
-        self._left.add(member.name)
-        self._is_wanted.set()
+        """Ends that. What it led another node may lead at once.
+
+        It may have ended slowly: another of its name that has joined since stays.
+        """
+        if self._members.get(member.name) is member:
+            del self._members[member.name]
+            self._left.add(member.name)
+            self._is_wanted.set()
 
     async def run(self) -> None:
         """Holds a round every second, and whenever a member joins or leaves."""
         while True:
-            raise_if_cancelled()
             self._is_wanted.clear()
             await self.round()
             try:
@@ -139,7 +141,7 @@ class Nodes:
 
     def _go_alone(self, reason: str) -> None:
         if not self.fault:
-            log.warning("bus away reason=%s; every series is followed by this node itself", reason)
+            log.warning("bus away reason=%s; all is followed by this node itself", reason)
         self.fault = "Redis is away: this node follows every series by itself."
         self._metrics.bus_up.set(0)
         for member in self._members.values():

@@ -166,7 +166,8 @@ class Pages(Generic[F, S]):
         except MarketdError:
             past = PastBars([], until.next_ms, [Gap(since, until.next_ms, Reason.FEED_DOWN)])
         end_ms = max(past.end_ms, since)
-        cursor = until._replace(next_ms=end_ms).token()
+        # Who asks from a time to come has been told nothing before it.
+        cursor = until._replace(next_ms=min(end_ms, until.next_ms)).token()
         snapshot = snapshot_message(series, past.bars, complete=not past.gaps, cursor=cursor)
         gaps = [gap_message(series, gap) for gap in past.gaps]
         return Page([snapshot, *gaps], end_ms, not past.gaps)

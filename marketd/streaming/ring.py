@@ -7,13 +7,14 @@ said, is read from the store, which is the truth and numbers its changes.
 from __future__ import annotations
 
 from collections import deque
+from hashlib import blake2b
 from secrets import token_hex
 from typing import NamedTuple, Self
 
 from marketd.domain.errors import InvalidInput
 from marketd.domain.timerange import MAX_MS
 from marketd.domain.token import pack, unpack
-from marketd.streaming.messages import Message
+from marketd.streaming.messages import Message, StreamName
 
 _KIND = "cursor"
 
@@ -34,6 +35,10 @@ class Cursor(NamedTuple):
         """The cursor as clients see it."""
         number = "" if self.number is None else self.number
         return pack(_KIND, f"{self.next_ms}.{self.ring}.{self.seq}.{number}")
+
+    def is_of(self, stream: StreamName) -> bool:
+        """Whether it was given for this stream, by whichever process."""
+        return self.ring.startswith(_mark(stream))
 
     @classmethod
     def parse(cls, token: str, *, field: str) -> Self:
@@ -66,9 +71,9 @@ class _Said(NamedTuple):
 class Ring:
     """The last `size` messages of one stream that must not be missed."""
 
-    def __init__(self, size: int, next_ms: int) -> None:
+    def __init__(self, stream: StreamName, size: int, next_ms: int) -> None:
         self._size = size
-        self._name = token_hex(6)
+        self._name = _mark(stream) + token_hex(6)
         self._seq = 0
         # Up to where the stream was whole before the first message that is kept.
         self._before_ms = next_ms
@@ -93,3 +98,8 @@ class Ring:
         first = len(self._kept) - missed
         whole_ms = self._kept[first - 1].next_ms if first else self._before_ms
         return Replay(whole_ms, [said.message for said in self._kept][first:])
+
+
+def _mark(stream: StreamName) -> str:
+    """What the names of all rings of a stream begin with."""
+    return blake2b(str(stream).encode(), digest_size=4).hexdigest()

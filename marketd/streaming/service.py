@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from marketd.domain.errors import MarketdError
+from marketd.domain.errors import InvalidInput, MarketdError
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
@@ -108,9 +108,14 @@ class SubscriptionService:
     def subscribe(
         self, feed: Feed, subscription: BarSubscription[Series], resume: Cursor | None = None
     ) -> Joined:
-        """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before."""
-        upstream = self._upstreams.get(feed.series) or self._follow(feed)
+        """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before.
+
+        Raises InvalidInput if that is still to come.
+        """
         series = subscription.series
+        if resume is not None and resume.next_ms > series.timeframe.end(feed.provider.now_ms()):
+            raise InvalidInput("resume is of a time that is still to come.", field="resume")
+        upstream = self._upstreams.get(feed.series) or self._follow(feed)
         stream = upstream.streams.get(series) or self._derive(upstream, series)
         if stream.ending is not None:
             stream.ending.cancel()
@@ -133,13 +138,21 @@ class SubscriptionService:
         self, feed: Feed, subscription: BarSubscription[Series], since: int, joined: Joined
     ) -> bool:
         """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
-        return await self._pages.send(feed, subscription, since, await self._numbered(feed, joined))
+        # Of a crowd each asks from its own millisecond, and all of them for the same bars.
+        first_ms = subscription.series.timeframe.ceil(since)
+        return await self._pages.send(feed, subscription, first_ms, await self._numbered(feed, joined))
 
     async def resume(
         self, feed: Feed, subscription: BarSubscription[Series], cursor: Cursor, joined: Joined
     ) -> bool:
         """Sends what a client has missed since `cursor`; see Pages.resume."""
         until = await self._numbered(feed, joined)
+        if cursor.next_ms > until.next_ms:
+            # Another node, which has told it so, was faster than this one.
+            subscription.leave_out(cursor.next_ms)
+            await self._upstreams[feed.series].streams[subscription.series].reached(cursor.next_ms)
+            subscription.leave_out(0)
+            until = until._replace(next_ms=cursor.next_ms)
         return await self._pages.resume(feed, subscription, cursor, joined.replay, until)
 
     async def _numbered(self, feed: Feed, joined: Joined) -> Cursor:

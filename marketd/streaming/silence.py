@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from marketd.clock import Clock
 from marketd.domain.bar import Bar, same_bar
 from marketd.domain.errors import FeedStalled, MarketdError
 from marketd.plugins.feed import Feed
@@ -16,14 +17,13 @@ _GRACE_MS = 1_000
 
 
 async def watch_silence(
-    feed: Feed, history: History, *, heard_ms: Callable[[], int], stall_ms: int
+    feed: Feed, history: History, clock: Clock, *, heard_ms: Callable[[], int], stall_ms: int
 ) -> None:
     """Raises FeedStalled once history has gone on while the stream said nothing for `stall_ms`.
 
-    `heard_ms` tells when the stream spoke last. Two looks at history are compared, since it may round
-    otherwise than the stream does.
+    `heard_ms` tells when the stream spoke last, by `clock`. Two looks at history are compared, since it
+    may round otherwise than the stream does.
     """
-    clock = feed.provider.plugin.clock
     while True:
         heard, wait_ms = heard_ms(), stall_ms
         looks: list[Bar | None] = []

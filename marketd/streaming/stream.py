@@ -25,14 +25,29 @@ _MOST_WAITING = 10_000
 class BarSubscription(Subscription, Generic[S]):
     """One client's subscription to a stream of bars."""
 
-    __slots__ = ("series",)
+    __slots__ = ("_told_ms", "series")
 
     def __init__(self, series: S, outbox: Outbox) -> None:
         super().__init__(outbox)
         self.series = series
+        self._told_ms = 0
+
+    def leave_out(self, before_ms: int) -> None:
+        """Keeps no bar before a time, which the client knows; how the feed is it is told at once."""
+        self._told_ms = before_ms
+        waiting, self._waiting = self._waiting, []
+        for message in waiting:
+            self.keep(message)
 
     def keep(self, message: Message) -> None:
         """See Subscription; a forming bar gives way to what comes after it."""
+        if self._told_ms:
+            bar = message.body.get("bar")
+            if bar is None:
+                self.outbox.put_news(self.channel, message)
+                return
+            if bar[0] < self._told_ms:
+                return
         waiting = self._waiting
         if waiting and not (waiting[-1].lasts or message.lasts):
             waiting.pop()
@@ -63,13 +78,14 @@ class Stream:
         self.series = series
         self.next_ms = next_ms
         self.channel = Channel(broadcast)
-        self.ring = Ring(ring_size, next_ms)
+        self.ring = Ring(series, ring_size, next_ms)
         self.deriver: Deriver | None = None
         self.task: asyncio.Task[None] | None = None
         self.ending: asyncio.TimerHandle | None = None
         # Given the time that a bar has closed at, once its clients have been written to.
         self._on_written = on_written
         self._forming: BarEvent | None = None
+        self._has_moved = asyncio.Event()
         # Buckets to publish anew, each with the revision of what has changed in it; and as what revision
         # those of late were published.
         self._revised: dict[int, int] = {}
@@ -89,6 +105,7 @@ class Stream:
         if isinstance(event, Progress):
             self.next_ms = event.next_ms
             self._forming = None
+            self._has_moved.set()
             return
         if isinstance(event, ChangesTold):
             self._base_number = event.number
@@ -104,6 +121,12 @@ class Stream:
             self.channel.publish(message, partial(self._on_written, closed_ms))
         else:
             self.channel.publish(message)
+
+    async def reached(self, next_ms: int) -> None:
+        """Returns when it is whole up to `next_ms`."""
+        while self.next_ms < next_ms:
+            self._has_moved.clear()
+            await self._has_moved.wait()
 
     def greeting(self, health: HealthEvent) -> list[Message]:
         """What a client is told when it joins: the forming bar, and that the feed is not well."""

@@ -57,8 +57,8 @@ class TapePage:
 
     @property
     def newest_ms(self) -> int:
-        """The time of the newest trade, or the beginning of the page."""
-        return self._ticks[-1][0] if self._ticks else self.span.start_ms
+        """The time of the newest trade, or 0 without any."""
+        return self._ticks[-1][0] if self._ticks else 0
 
     @property
     def may_be_kept(self) -> bool:

@@ -17,6 +17,8 @@ from marketd.streaming.ring import Cursor, Ring
 
 # The most trades that wait for a client which catches up.
 _MOST_WAITING = 100_000
+# How long a trade may be on its way into the store, by whatever node.
+_LATE_MS = 10_000
 
 
 class TapeListener(Protocol):
@@ -84,7 +86,7 @@ class TapeStream:
     ) -> None:
         self.instrument = instrument
         self.told_ms = since_ms
-        self.ring = Ring(ring_size, since_ms)
+        self.ring = Ring(instrument, ring_size, since_ms)
         self.health = HealthEvent("live", "")
         self.channel = Channel(broadcast)
         self.listeners: set[TapeListener] = set()
@@ -100,12 +102,13 @@ class TapeStream:
     def told(self, ticks: Sequence[Tick], seq: int, is_live: bool) -> None:
         """Publishes trades that are new in the store, the `seq`th time.
 
-        Of those that no stream has said, what is older than this one is history's.
+        Of those that no stream has said, what is much older than this one is history's. What is not may
+        be of another node, whose word was lost.
         """
         for listener in self.listeners:
             listener.stored(ticks, seq)
         if not is_live:
-            ticks = [tick for tick in ticks if tick[0] >= self._since_ms]
+            ticks = [tick for tick in ticks if tick[0] >= self._since_ms - _LATE_MS]
         if ticks:
             self.told_ms = max(self.told_ms, ticks[-1][0])
             on_written = partial(self._on_written, ticks[-1][0]) if is_live else None

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
 from marketd.domain.bar import Bar, Tick, open_time
 from marketd.domain.coverage import Covered, Gap, Reason
-from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed
-from marketd.domain.timerange import TimeRange
+from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed, Superseded
+from marketd.domain.timerange import MIN_MS, TimeRange
 from marketd.plugins.feed import TickFeed
-from marketd.streaming.events import GapEvent, HealthEvent
 from marketd.streaming.retry import Backoff, first, pause
+from marketd.streaming.tape_front import TapeFront
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +30,6 @@ _INBOX = 1_000
 _STORE_PAUSE_S = 1.0
 # Signs of life prove that there was no trade, stored not more often than this.
 _SIGN_MS = 1_000
-# So many ids are remembered: a trade told again is known by its id, also at another time.
-_IDS_KEPT = 10_000
 
 
 class Tape(Protocol):
@@ -52,6 +49,12 @@ class BarsBeside(Protocol):
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar] | None:
         """The finest bars from `since_ms` to the present; None if the provider has no bars."""
+
+    async def quiet_until(self, feed: TickFeed, since_ms: int, last: Tick) -> int:
+        """Up to when these show that there was no trade from `since_ms` on; 0 if they do not.
+
+        `last` is the last trade before.
+        """
 
 
 class _Heard(NamedTuple):
@@ -73,44 +76,38 @@ class _Heard(NamedTuple):
 
 
 class TapeWorker:
-    """One followed instrument. `emit` is called in order and must not block.
-
-    `told_ms` says the time of the newest trade that was published.
-    """
+    """Moves the front of one instrument on. `told_ms` says the time of the newest published trade."""
 
     def __init__(
         self,
         feed: TickFeed,
+        front: TapeFront,
         *,
         tape: Tape,
         bars: BarsBeside,
-        emit: Callable[[GapEvent | HealthEvent], None],
         told_ms: Callable[[], int],
         stall_ms: int,
     ) -> None:
-        # Up to here everything was told, or that it cannot be.
-        self.known_ms = feed.provider.now_ms()
         self._feed = feed
+        self._front = front
         self._tape = tape
         self._bars = bars
-        self._emit = emit
         self._told_ms = told_ms
         self._stall_ms = stall_ms
         # How long a trade may be on its way.
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
-        self._state = "live"
-        self._ids: OrderedDict[str, None] = OrderedDict()
         # Of this connection: up to where it proves all (0 before its first trade), the trades of its
         # last millisecond, and when it spoke last.
         self._proven_ms = 0
         self._edge: list[Tick] = []
         self._heard_ms = 0
-        # What connections have missed is fetched once the first trade after it is there.
-        self._missed: TimeRange | None = None
         self._has_missed = asyncio.Event()
 
-    async def run(self) -> None:
-        """Follows until cancelled; when the provider fails, says so, waits and begins again."""
+    async def follow(self) -> None:
+        """Follows until cancelled; when the provider fails, says so, waits and begins again.
+
+        Raises Superseded once another node leads these trades with a later fence than the feed's.
+        """
         with self._feed.provider.lease():
             await self._keep_following()
 
@@ -120,8 +117,10 @@ class TapeWorker:
             before_ms = self._told_ms()
             try:
                 await self._follow()
+            except Superseded:
+                raise
             except MarketdError as error:
-                self._tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
+                self._front.tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
             if self._told_ms() > before_ms:
                 backoff = Backoff()
             await backoff.pause()
@@ -161,12 +160,12 @@ class TapeWorker:
             try:
                 await self._take(heard)
             except StorageFailed as error:
-                self._tell("down", error.message)
+                self._front.tell("down", error.message)
                 if inbox.full():
                     raise
                 await pause(_STORE_PAUSE_S)
             else:
-                self._tell("live", "")
+                self._front.tell("live", "")
                 return
 
     async def _take(self, heard: _Heard) -> None:
@@ -181,38 +180,46 @@ class TapeWorker:
         if not begin_ms or (not ticks and 0 <= end_ms - self._proven_ms < _SIGN_MS):
             return
         covered = [Covered(begin_ms, end_ms, Reason.DATA)] if begin_ms < end_ms else []
-        missed = TimeRange(self.known_ms, begin_ms)
+        front = self._front
+        missed = TimeRange(front.known_ms, begin_ms)
         is_gap = not self._feed.provider.has_tick_history and not self._proven_ms and not missed.is_empty
         if is_gap:
             covered.insert(0, Covered(*missed, Reason.UNRECOVERABLE))
-        new = self._new(ticks)
+        new = front.unheard(ticks)
         # Trades that are alike are told apart by their place in a whole millisecond.
         edge = [tick for tick in self._edge if new and tick[0] == new[0][0]]
         await self._tape.keep(self._feed, [*edge, *new], covered, is_live=True)
         if is_gap:
-            self._emit(GapEvent(Gap(*missed, Reason.UNRECOVERABLE)))
+            front.pass_over(Gap(*missed, Reason.UNRECOVERABLE))
         elif not self._proven_ms and not missed.is_empty:
             self._is_missed(begin_ms)
-        self._remember(new)
+        front.remember(new)
         if ticks and (not self._edge or last_ms >= self._edge[-1][0]):
             self._edge = [tick for tick in [*edge, *new] if tick[0] == last_ms] or self._edge
         self._proven_ms = max(begin_ms, end_ms)
-        self.known_ms = max(self.known_ms, self._proven_ms)
+        front.advance(self._proven_ms)
 
     async def _make_up(self) -> None:
         """Fetches what was missed, as soon as it can be had; the stream goes on meanwhile."""
-        provider, clock = self._feed.provider, self._feed.provider.plugin.clock
-        if self._missed is not None or self.known_ms + _GRACE_MS < self._heard_ms:
+        clock, front = self._feed.provider.plugin.clock, self._front
+        if front.missed is not None or front.known_ms + _GRACE_MS < self._heard_ms:
             # At once, what there was while nobody listened; what came since, with the first trade.
             self._is_missed(self._heard_ms)
         backoff = Backoff()
         while True:
             await self._has_missed.wait()
-            missed = self._missed
+            missed = front.missed
             assert missed is not None  # noqa: S101 - it is set before the event
-            await clock.sleep_until(missed.end_ms + provider.plugin.settle_ms + _GRACE_MS)
+            settled_ms = clock.now_ms() - self._lag_ms
+            if settled_ms < min(missed.end_ms, missed.start_ms + _GRACE_MS):
+                await clock.sleep_until(missed.end_ms + self._lag_ms)
+                continue
+            # What lies further back is not kept waiting for the last of it.
+            piece = missed.clip(TimeRange(MIN_MS, settled_ms))
             try:
-                gaps = await self._tape.fill(self._feed, missed)
+                gaps = await self._tape.fill(self._feed, piece)
+            except Superseded:
+                raise
             except MarketdError as error:
                 log.info(
                     "missed trades not fetched tape=%s reason=%s", self._feed.instrument, error.message
@@ -220,16 +227,13 @@ class TapeWorker:
                 await backoff.pause()
                 continue
             for gap in gaps:
-                self._emit(GapEvent(gap))
-            if self._missed == missed:
-                self._missed = None
+                front.pass_over(gap)
+            if not front.makes_up(piece.end_ms):
                 self._has_missed.clear()
-            self.known_ms = max(self.known_ms, missed.end_ms)
             backoff = Backoff()
 
     def _is_missed(self, end_ms: int) -> None:
-        start_ms = self._missed.start_ms if self._missed else self.known_ms
-        self._missed = TimeRange(start_ms, end_ms)
+        self._front.missed = TimeRange(self._front.whole_ms, end_ms)
         self._has_missed.set()
 
     async def _watch_silence(self) -> None:
@@ -242,6 +246,8 @@ class TapeWorker:
                 continue
             try:
                 went_on = await self._has_gone_on()
+            except Superseded:
+                raise
             except MarketdError:
                 # Whether the stream is mute cannot be told while the provider does not answer.
                 went_on = False
@@ -257,12 +263,12 @@ class TapeWorker:
         if provider.has_tick_history:
             told_ms, now_ms = self._told_ms(), clock.now_ms()
             settled_ms = now_ms - provider.plugin.settle_ms
-            span = TimeRange(self._proven_ms or self.known_ms, settled_ms)
+            span = TimeRange(self._proven_ms or self._front.known_ms, settled_ms)
             if not span.is_empty:
                 gaps = await self._tape.fill(self._feed, span)
                 for gap in gaps:
-                    self._emit(GapEvent(gap))
-                self.known_ms = max(self.known_ms, settled_ms)
+                    self._front.pass_over(gap)
+                self._front.advance(settled_ms)
                 # The quiet time is proven; the next trade proves from there on.
                 self._proven_ms = max(self._proven_ms, settled_ms)
             await clock.sleep_until(now_ms + _GRACE_MS)
@@ -276,33 +282,20 @@ class TapeWorker:
         after = await self._bars.bars_since(self._feed, since_ms)
         # What bars have just learnt may be on its way.
         await clock.sleep_until(clock.now_ms() + _GRACE_MS)
+        if before == after:
+            await self._prove_quiet()
         return before != after
 
-    def _new(self, ticks: Sequence[Tick]) -> list[Tick]:
-        """Without those whose ids were told before."""
-        new: list[Tick] = []
-        told: set[str] = set()
-        for tick in ticks:
-            if tick[4] not in self._ids and tick[4] not in told:
-                new.append(tick)
-                told.update(tick[4:] if tick[4] else ())
-        return new
-
-    def _remember(self, ticks: Sequence[Tick]) -> None:
-        for tick in ticks:
-            if tick[4]:
-                self._ids[tick[4]] = None
-        while len(self._ids) > _IDS_KEPT:
-            self._ids.popitem(last=False)
-
-    def _tell(self, state: str, message: str) -> None:
-        """Says what has become of the feed, once."""
-        if state == self._state:
+    async def _prove_quiet(self) -> None:
+        """Takes the bars at their word if they show that there was no trade after the last one."""
+        if not (self._proven_ms and self._edge):
             return
-        self._state = state
-        level = logging.INFO if state == "live" else logging.WARNING
-        log.log(level, "feed %s tape=%s reason=%s", state, self._feed.instrument, message or "it speaks")
-        self._emit(HealthEvent(state, message))
+        quiet_ms = await self._bars.quiet_until(self._feed, self._proven_ms, self._edge[-1])
+        if quiet_ms > self._proven_ms:
+            proof = Covered(self._proven_ms, quiet_ms, Reason.DATA)
+            await self._tape.keep(self._feed, [], [proof], is_live=True)
+            self._proven_ms = max(self._proven_ms, quiet_ms)
+            self._front.advance(self._proven_ms)
 
 
 def _begin(heard: _Heard) -> int:

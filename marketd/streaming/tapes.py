@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from marketd.domain.bar import Tick
 from marketd.domain.errors import Unsupported
@@ -14,18 +14,23 @@ from marketd.domain.timerange import TimeRange
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.streaming.broadcast import BroadcastManager
-from marketd.streaming.events import FEED_STATES
+from marketd.streaming.events import FEED_STATES, GapEvent, HealthEvent, Progress
+from marketd.streaming.member import Others
+from marketd.streaming.node_tape_worker import NodeTapeWorker, SharedTape
 from marketd.streaming.ring import Cursor, Replay
+from marketd.streaming.tape_front import TapeFront
 from marketd.streaming.tape_pages import Read, TapePages
 from marketd.streaming.tape_stream import TapeListener, TapeStream, TapeSubscription
 from marketd.streaming.tape_worker import BarsBeside, Tape, TapeWorker
 from marketd.supervisor import Supervisor
 
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
 # How many messages of a replay are sent at once.
 _AT_ONCE = 100
 
 
-class TapeAndPast(Tape, Protocol):
+class TapeAndPast(Tape, SharedTape, Protocol):
     """Everything that live needs of stored trades."""
 
     def listen(
@@ -64,12 +69,13 @@ class TapeJoined(NamedTuple):
 class _Upstream:
     """A followed instrument."""
 
-    def __init__(self, feed: TickFeed, stream: TapeStream, worker: TapeWorker, pages: TapePages) -> None:
+    def __init__(self, feed: TickFeed, stream: TapeStream, pages: TapePages) -> None:
         self.feed = feed
         self.stream = stream
-        self.worker = worker
         self.pages = pages
         self.seq = 0
+        self.front: TapeFront
+        self.node: NodeTapeWorker | None = None
         self.task: asyncio.Task[None]
         self.ending: asyncio.TimerHandle | None = None
 
@@ -78,6 +84,13 @@ class _Upstream:
         self.seq = seq
         self.pages.stored(ticks, seq)
         self.stream.told(ticks, seq, is_live)
+        if self.node is not None:
+            self.node.told(ticks, is_live)
+
+    def emit(self, event: GapEvent | HealthEvent | Progress) -> None:
+        """Takes what else has happened."""
+        if not isinstance(event, Progress):
+            self.stream.take(event)
 
 
 class TapeService:
@@ -95,6 +108,7 @@ class TapeService:
         stall_ms: int,
         ring: int,
         request_timeout_ms: int,
+        others: Others | None = None,
     ) -> None:
         self._tapes = tapes
         self._bars = bars
@@ -105,6 +119,7 @@ class TapeService:
         self._stall_ms = stall_ms
         self._ring_size = ring
         self._request_timeout_s = request_timeout_ms / 1000
+        self._others = others
         self._upstreams: dict[Instrument, _Upstream] = {}
 
     def check_room(self, instruments: Collection[Instrument], *, beside: int = 0) -> None:
@@ -122,7 +137,7 @@ class TapeService:
         stream = upstream.stream
         stream.greet(subscription)
         replay = None if resume is None else stream.ring.replay(resume)
-        return TapeJoined(stream.cursor, upstream.worker.known_ms, upstream.seq, replay)
+        return TapeJoined(stream.cursor, upstream.front.known_ms, upstream.seq, replay)
 
     def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
         """Removes a subscription; without another, its upstream ends after the linger time."""
@@ -139,7 +154,7 @@ class TapeService:
         upstream.stream.listeners.add(listener)
         if upstream.stream.health.state != "live":
             listener.take(upstream.stream.health)
-        return upstream.worker.known_ms
+        return upstream.front.known_ms
 
     def leave(self, feed: TickFeed, listener: TapeListener) -> None:
         """Ends that; without anybody else, its upstream ends after the linger time."""
@@ -220,21 +235,36 @@ class TapeService:
             ring_size=self._ring_size,
             on_written=lambda t_ms: lag.observe(max(0, provider.now_ms() - t_ms) / 1000),
         )
-        worker = TapeWorker(
-            feed,
-            tape=self._tapes,
-            bars=self._bars,
-            emit=stream.take,
-            told_ms=lambda: stream.told_ms,
-            stall_ms=self._stall_ms,
-        )
-        pages = TapePages(feed.instrument, partial(self._read, feed))
-        upstream = _Upstream(feed, stream, worker, pages)
-        self._tapes.listen(feed, upstream.told, lambda: worker.known_ms)
-        upstream.task = self._supervisor.run(f"follow trades of {feed.instrument}", worker.run)
+        upstream = _Upstream(feed, stream, TapePages(feed.instrument, partial(self._read, feed)))
+        if self._others is None:
+            front = TapeFront(feed, upstream.emit)
+            work: Work = partial(self._follow_provider, stream, feed, front)
+        else:
+            upstream.node = NodeTapeWorker(
+                feed,
+                upstream.emit,
+                others=self._others,
+                tape=self._tapes,
+                follow=partial(self._follow_provider, stream),
+            )
+            front, work = upstream.node.front, upstream.node.run
+        upstream.front = front
+        self._tapes.listen(feed, upstream.told, lambda: front.known_ms)
+        upstream.task = self._supervisor.run(f"follow trades of {feed.instrument}", work)
         self._upstreams[feed.instrument] = upstream
         self._metrics.tape_upstreams.set(len(self._upstreams))
         return upstream
+
+    async def _follow_provider(self, stream: TapeStream, feed: TickFeed, front: TapeFront) -> None:
+        worker = TapeWorker(
+            feed,
+            front,
+            tape=self._tapes,
+            bars=self._bars,
+            told_ms=lambda: stream.told_ms,
+            stall_ms=self._stall_ms,
+        )
+        await worker.follow()
 
     async def _read(self, feed: TickFeed, span: TimeRange, limit: int) -> Read:
         deadline_s = asyncio.get_running_loop().time() + self._request_timeout_s

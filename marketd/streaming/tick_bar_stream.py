@@ -40,7 +40,7 @@ class TickBarStream:
         self._ring_size = ring_size
         self._revised = revised
         self.next_ms = next_ms
-        self.ring = Ring(ring_size, next_ms)
+        self.ring = Ring(series, ring_size, next_ms)
         self._forming: BarEvent | None = None
 
     @property
@@ -51,7 +51,7 @@ class TickBarStream:
     def begin(self, next_ms: int) -> None:
         """Says where the stream begins: with the bar that opens at `next_ms`, or the next one."""
         # A cursor of the time before knows nothing of what was said since.
-        self.ring = Ring(self._ring_size, next_ms)
+        self.ring = Ring(self.series, self._ring_size, next_ms)
         self.next_ms = next_ms
         self.begun.set_result(self.cursor)
 

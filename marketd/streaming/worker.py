@@ -70,6 +70,8 @@ class SeriesWorker:
         self._urgent = urgent
         self._stall_ms = stall_ms
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
+        # A socket is silent in real time, however fast the provider's own runs.
+        self._clock = feed.provider.plugin.context.clock
         self._heard_ms = 0
 
     async def follow(self) -> None:
@@ -81,18 +83,15 @@ class SeriesWorker:
             await self._keep_following()
 
     async def _keep_following(self) -> None:
-        front = self._front
         backoff = Backoff()
         while True:
-            before_ms = front.next_ms
             try:
                 await self._follow()
             except Superseded:
                 raise
             except MarketdError as error:
-                front.tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
-            if front.next_ms > before_ms:
-                backoff = Backoff()
+                state = "stale" if isinstance(error, FeedStalled) else "down"
+                self._front.tell(state, error.message)
             await backoff.pause()
 
     async def _follow(self) -> None:
@@ -112,9 +111,9 @@ class SeriesWorker:
         """Makes up for what a stream may keep to itself. Polling does so anyway."""
         feed, history = self._feed, self._history
         if feed.is_streamed:
-            self._heard_ms = feed.provider.now_ms()
+            self._heard_ms = self._clock.now_ms()
             silence = watch_silence(
-                feed, history, heard_ms=lambda: self._heard_ms, stall_ms=self._stall_ms
+                feed, history, self._clock, heard_ms=lambda: self._heard_ms, stall_ms=self._stall_ms
             )
             group.create_task(silence)
         elif not feed.follows_trades:
@@ -151,11 +150,10 @@ class SeriesWorker:
                 return
 
     async def _listen(self, inbox: asyncio.Queue[_Item]) -> None:
-        provider = self._feed.provider
         async with aclosing(self._source()) as updates:
             async for update in updates:
                 raise_if_cancelled()
-                self._heard_ms = provider.now_ms()
+                self._heard_ms = self._clock.now_ms()
                 # Where much waits a forming bar gives way: the closed one will say all of it.
                 is_forming = isinstance(update, BarUpdate) and not update.closed
                 if not is_forming or inbox.qsize() < _INBOX // 2:

@@ -22,7 +22,7 @@ from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.storage import Job, Storage, Stored, StoredBars
-from marketd.storage.base import Revision, reach_of
+from marketd.storage.records import Revision, reach_of
 
 T = TypeVar("T")
 
@@ -207,7 +207,7 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(instrument=INSTRUMENTS, ticks=TICKS)
     def store_ticks(self, instrument: Instrument, ticks: list[Tick]) -> None:
-        new = self.run(self.storage.store_ticks(instrument, ticks))
+        new = self.run(self.storage.store_ticks(instrument, ticks)).ticks
         assert new == self.model.store_ticks(instrument, ticks)
 
     @rule(

@@ -54,7 +54,7 @@ async def test_trades_come_back_as_they_were_in_the_order_in_which_they_were_sto
         tick(5, "x" * 99),
     ]
     async with opened(database) as storage:
-        assert await storage.store_ticks(INSTRUMENT, ticks) == ticks
+        assert (await storage.store_ticks(INSTRUMENT, ticks)).ticks == ticks
         assert await every(storage) == ticks
     async with opened(database) as storage:
         assert await every(storage) == ticks
@@ -62,18 +62,18 @@ async def test_trades_come_back_as_they_were_in_the_order_in_which_they_were_sto
 
 async def test_a_trade_with_an_id_is_stored_once_within_its_millisecond(storage: Storage) -> None:
     both = [tick(0, "1"), tick(0, "2")]
-    assert await storage.store_ticks(INSTRUMENT, [*both, tick(0, "1", price=2.0)]) == both
+    assert (await storage.store_ticks(INSTRUMENT, [*both, tick(0, "1", price=2.0)])).ticks == both
     # Its id is what it is known by, whatever else is said of it later.
-    new = await storage.store_ticks(INSTRUMENT, [tick(0, "1", price=7.0), tick(1, "1")])
+    new = (await storage.store_ticks(INSTRUMENT, [tick(0, "1", price=7.0), tick(1, "1")])).ticks
     assert new == [tick(1, "1")]
     assert await every(storage) == [tick(0, "1"), tick(0, "2"), tick(1, "1")]
 
 
 async def test_equal_trades_without_an_id_are_as_many_as_they_are_in_a_batch(storage: Storage) -> None:
     batch = [tick(0), tick(0), tick(0, side="sell"), tick(1)]
-    assert await storage.store_ticks(INSTRUMENT, batch) == batch
-    assert await storage.store_ticks(INSTRUMENT, batch) == []
-    assert await storage.store_ticks(INSTRUMENT, [tick(0), tick(0), tick(0)]) == [tick(0)]
+    assert (await storage.store_ticks(INSTRUMENT, batch)).ticks == batch
+    assert (await storage.store_ticks(INSTRUMENT, batch)).ticks == []
+    assert (await storage.store_ticks(INSTRUMENT, [tick(0), tick(0), tick(0)])).ticks == [tick(0)]
     assert await every(storage) == [*batch[:3], tick(0), tick(1)]
 
 
@@ -84,10 +84,10 @@ async def test_a_batch_stored_again_changes_nothing(
 ) -> None:
     async with opened(new_database()) as storage:
         for batch in batches:
-            new = await storage.store_ticks(INSTRUMENT, batch)
+            new = (await storage.store_ticks(INSTRUMENT, batch)).ticks
             stored = await every(storage)
             assert [one for one in new if one not in stored] == []
-            assert await storage.store_ticks(INSTRUMENT, batch) == []
+            assert (await storage.store_ticks(INSTRUMENT, batch)).ticks == []
             assert await every(storage) == stored
 
 
@@ -95,7 +95,7 @@ async def test_a_batch_that_cannot_be_stored_is_not_stored_at_all(storage: Stora
     with pytest.raises(StorageFailed):
         await storage.store_ticks(INSTRUMENT, [tick(0), UNSTORABLE])
     assert await every(storage) == []
-    assert await storage.store_ticks(INSTRUMENT, [tick(0)]) == [tick(0)]
+    assert (await storage.store_ticks(INSTRUMENT, [tick(0)])).ticks == [tick(0)]
 
 
 async def test_instruments_are_told_apart(storage: Storage) -> None:
@@ -103,10 +103,10 @@ async def test_instruments_are_told_apart(storage: Storage) -> None:
     new = await asyncio.gather(
         *(storage.store_ticks(name, [tick(n, "1")]) for n, name in enumerate(names))
     )
-    assert new == [[tick(n, "1")] for n in range(4)]
+    assert [added.ticks for added in new] == [[tick(n, "1")] for n in range(4)]
     for n, name in enumerate(names):
         assert await every(storage, name) == [tick(n, "1")]
-    assert await storage.store_ticks(INSTRUMENT, []) == []
+    assert (await storage.store_ticks(INSTRUMENT, [])).ticks == []
     assert await every(storage, Instrument("no", "trades", "ever")) == []
 
 
@@ -156,9 +156,9 @@ async def test_trades_are_stored_with_what_they_prove_or_not_at_all(storage: Sto
     # A page speaks of no more than it holds.
     await storage.store_ticks(INSTRUMENT, [tick(4), tick(6)])
     page = await storage.read_ticks(INSTRUMENT, EVER, limit=2)
-    assert page == ([tick(3), tick(4)], [known(0, 5)])
+    assert page[:2] == ([tick(3), tick(4)], [known(0, 5)])
     page = await storage.read_ticks(INSTRUMENT, EVER, limit=2, newest=True)
-    assert page == ([tick(4), tick(6)], [known(4, 8), known(8, 9, Reason.FEED_DOWN)])
+    assert page[:2] == ([tick(4), tick(6)], [known(4, 8), known(8, 9, Reason.FEED_DOWN)])
 
 
 async def test_what_was_known_of_dropped_trades_goes_with_them(storage: Storage) -> None:

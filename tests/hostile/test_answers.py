@@ -92,6 +92,28 @@ async def test_a_parameter_comes_to_the_vendor_and_one_that_it_does_not_take_is_
     assert {one.venue for one in world.vendor.asked} == {""}
 
 
+async def test_live_bars_of_several_parameters_are_told_apart(world: World) -> None:
+    command = {
+        "type": "subscribe",
+        "market": "crypto",
+        "provider": "vendor",
+        "symbols": ["BTC/USD"],
+        "timeframe": "1m",
+        "since": START + 590 * M,
+    }
+    named = [{"venue": "X"}, {"venue": ""}, None]
+    async with world.session.ws_connect("/api/v1/stream") as socket:
+        for params in named:
+            await socket.send_json(command if params is None else command | {"params": params})
+        told: dict[str, list[Any]] = {"subscribed": [], "snapshot": []}
+        while len(told["snapshot"]) < len(named):
+            message = await socket.receive_json(timeout=20)
+            if message["type"] in told:
+                told[message["type"]] += message.get("streams", [message])
+        for messages in told.values():
+            assert sorted(map(str, named)) == sorted(str(one.get("params")) for one in messages)
+
+
 async def test_a_part_that_is_stored_is_served_with_the_gap_while_the_vendor_fails(world: World) -> None:
     await world.bars(before=START + 100 * M)
     world.vendor.mood = status(500)

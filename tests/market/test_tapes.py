@@ -137,24 +137,6 @@ async def test_who_follows_is_told_each_new_trade_once_whoever_brought_it(
     assert len(told) == 6
 
 
-async def test_each_of_two_processes_on_one_database_tells_its_own_clients(
-    storage: SQLiteStorage,
-) -> None:
-    storage.identity = "shared"
-    worlds = [World(storage), World(storage)]
-    told: list[list[Tick]] = [[], []]
-    for world, heard in zip(worlds, told, strict=True):
-        world.tapes.listen(
-            world.feed,
-            lambda ticks, seq, is_live, heard=heard: heard.extend(ticks),
-            world.feed.provider.now_ms,
-        )
-    for ticks in ([tick(1), tick(2)], [tick(2), tick(3)]):
-        for world in worlds:
-            await world.tapes.keep(world.feed, ticks, [], is_live=True)
-    assert told == [[tick(1), tick(2), tick(3)]] * 2
-
-
 @given(
     times=st.lists(st.integers(0, 6), max_size=12).map(sorted),
     limit=st.integers(1, 5),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -153,6 +154,24 @@ async def test_a_call_that_hangs_is_a_timeout() -> None:
     plugin.answers = [lambda _: hang()]
     with pytest.raises(ProviderTimeout, match=r"within 0\.05 s"):
         await provider_of(plugin, timeout_ms=50).fetch("BTC/USD", MINUTE, SPAN, {})
+
+
+async def test_a_caller_that_is_cancelled_ends_though_the_plugin_loses_that() -> None:
+    plugin = scripted(BARS, now_ms=START + M)
+    asked = asyncio.Event()
+
+    async def lose() -> list[Bar]:
+        asked.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return []
+
+    plugin.answers = [lambda _: lose()]
+    caller = asyncio.create_task(provider_of(plugin).fetch("BTC/USD", MINUTE, SPAN, {}))
+    await asked.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
 
 
 async def test_a_foreign_exception_is_told_by_its_kind_alone() -> None:

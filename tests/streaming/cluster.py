@@ -8,20 +8,31 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar, scripted
+from scripted import (
+    MINUTE,
+    START,
+    M,
+    ScriptedPlugin,
+    StreamingPlugin,
+    TickingPlugin,
+    bar,
+    scripted,
+)
+from taped_world import TapeWorld
 from way import Way
 from world import Client, World
 
 from marketd.bus import BusAway, Held
-from marketd.bus.base import LEASE_MS, Heard
+from marketd.bus.base import LEASE_MS
 from marketd.bus.local import LocalBus, LocalHub, LocalLeases
 from marketd.clock import ManualClock
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.timeframe import Timeframe
 from marketd.metrics import Metrics
 from marketd.plugins import BarUpdate
 from marketd.storage.postgres import PostgresStorage
-from marketd.streaming.member import NodeWorker, Others
+from marketd.streaming.member import Others
+from marketd.streaming.node_worker import NodeWorker
 from marketd.streaming.nodes import Nodes
 
 HISTORY = [bar(minute) for minute in range(10)]
@@ -46,8 +57,9 @@ class Bus(LocalBus):
         if not self._wire.is_cut:
             super().publish(channel, message)
 
-    def subscribe(self, channel: str, heard: Heard) -> None:
-        super().subscribe(channel, lambda message: None if self._wire.is_cut else heard(message))
+    def hear(self, channel: str, message: bytes) -> None:
+        if not self._wire.is_cut:
+            super().hear(channel, message)
 
 
 class Leased(LocalLeases):
@@ -86,37 +98,22 @@ class Listened(StreamingPlugin):
 
 
 class Node:
-    """One node with one client of its one-minute bars."""
+    """A node's way to its database and to the others; `world` is what it follows there."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        name: str,
-        cls: type[ScriptedPlugin],
-        timeframes: Sequence[Timeframe],
-        storage: PostgresStorage,
-    ) -> None:
-        self.name = name
+    plugin: Any
+    world: World | TapeWorld
+    client: Client
+
+    def __init__(self, cluster: Cluster, storage: PostgresStorage) -> None:
+        self.name = f"node {len(cluster.nodes)}"
         self.wire = Wire()
         self.talk = Wire()
-        self.leases = Leased(cluster.hub, name, self.wire)
+        self.leases = Leased(cluster.hub, self.name, self.wire)
         self.storage = storage
         self.metrics = Metrics()
         self.nodes = Nodes(self.leases, self.storage, self.metrics, now_s=lambda: cluster.now_s)
         self.bus = Bus(cluster.hub, self.talk)
-        others = Others(self.nodes, self.bus, cluster.clock, self.metrics)
-        self.plugin: Any = scripted(
-            HISTORY, now_ms=NOW, timeframes=timeframes, cls=cls, clock=cluster.clock
-        )
-        self.plugin.bars = cluster.bars
-        self.world = World(self.storage, self.plugin, cluster.clock, partial(NodeWorker, others=others))
-        self.client: Client = self.world.client()
-
-    async def join(self) -> None:
-        """Its client joins, live, and the node holds its first round with that."""
-        self.world.subscribe(self.client)[0].go_live()
-        await until(lambda: bool(self.nodes._members))
-        await self.round()
+        self.others = Others(self.nodes, self.bus, storage, cluster.clock, self.metrics)
 
     async def round(self) -> None:
         await self.nodes.round()
@@ -141,6 +138,57 @@ class Node:
         await self.storage.close()
 
 
+class BarNode(Node):
+    """One node with one client of its one-minute bars."""
+
+    world: World
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        storage: PostgresStorage,
+        cls: type[ScriptedPlugin] = Listened,
+        timeframes: Sequence[Timeframe] = (MINUTE,),
+    ) -> None:
+        super().__init__(cluster, storage)
+        self.plugin = scripted(HISTORY, now_ms=NOW, timeframes=timeframes, cls=cls, clock=cluster.clock)
+        self.plugin.bars = cluster.bars
+        workers = partial(NodeWorker, others=self.others)
+        self.world = World(storage, self.plugin, cluster.clock, workers, others=self.others)
+        self.client = self.world.client()
+
+    async def join(self) -> None:
+        """Its client joins, live, and the node holds its first round with that."""
+        self.world.subscribe(self.client)[0].go_live()
+        await until(lambda: bool(self.nodes._members))
+        await self.round()
+
+
+class TapeNode(Node):
+    """One node with one client of its trades."""
+
+    world: TapeWorld
+
+    def __init__(self, cluster: Cluster, storage: PostgresStorage, cls: type[TickingPlugin]) -> None:
+        super().__init__(cluster, storage)
+        self.world = TapeWorld(storage, cls, clock=cluster.clock, others=self.others)
+        self.plugin = self.world.plugin
+        self.plugin.past = cluster.past
+        # As in a daemon: who hears of changes notices that the database says nothing.
+        storage.listen(lambda change: None)
+        self.client = Client(self.world.broadcast)
+
+    async def join(self, since: int | None = None) -> None:
+        """Its client joins, and the node holds its first round with that."""
+        await self.world.join(self.client, since)
+        await until(lambda: bool(self.nodes._members))
+        await self.round()
+
+    @property
+    def leads(self) -> bool:
+        return bool(self.plugin.streams > self.plugin.endings)
+
+
 class Cluster:
     """Nodes over one database, one vendor and one clock; leases have a clock of their own."""
 
@@ -150,6 +198,7 @@ class Cluster:
         self.hub = LocalHub(lambda: self.now_s)
         self.clock = ManualClock(NOW)
         self.bars: list[Bar] = list(HISTORY)
+        self.past: list[Tick] = []
         self.nodes: list[Node] = []
 
     async def node(
@@ -157,13 +206,24 @@ class Cluster:
         cls: type[ScriptedPlugin] = Listened,
         timeframes: Sequence[Timeframe] = (MINUTE,),
         way: Way | None = None,
-    ) -> Node:
+    ) -> BarNode:
         """One more, perhaps with a way of its own to the database."""
-        storage = PostgresStorage(self.url if way is None else way.url, connections=2)
-        node = Node(self, f"node {len(self.nodes)}", cls, timeframes, storage)
+        node = BarNode(self, self._storage(way), cls, timeframes)
+        await self._open(node)
+        return node
+
+    async def tape_node(self, cls: type[TickingPlugin], way: Way | None = None) -> TapeNode:
+        """The same with a client of trades."""
+        node = TapeNode(self, self._storage(way), cls)
+        await self._open(node)
+        return node
+
+    def _storage(self, way: Way | None) -> PostgresStorage:
+        return PostgresStorage(self.url if way is None else way.url, connections=2)
+
+    async def _open(self, node: Node) -> None:
         self.nodes.append(node)
         await node.storage.open()
-        return node
 
     async def round(self) -> None:
         for node in self.nodes:
@@ -176,6 +236,14 @@ class Cluster:
         for node in self.nodes:
             if node.leads:
                 node.plugin.updates.put_nowait(BarUpdate(bar(minute), True))
+
+    def trades(self, *ticks: Tick) -> None:
+        """There are trades at the vendor, whose stream says so to whoever listens."""
+        self.past[:] = sorted([*self.past, *ticks])
+        self.clock.set(max(self.clock.now_ms(), ticks[-1][0]))
+        for node in self.nodes:
+            if node.leads:
+                node.plugin.batches.put_nowait(ticks)
 
     def lease_expires(self) -> None:
         self.now_s += LEASE_MS / 1000 + 0.1

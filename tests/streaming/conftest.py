@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+from cluster import Cluster
 from scripted import StreamingPlugin, TickingPlugin, scripted
+from servers.postgres import PostgresServer
 from taped_world import MakeTaped, TapeWorld
 from world import World
 
@@ -13,6 +17,8 @@ from marketd.clock import ManualClock
 from marketd.domain.bar import Bar
 from marketd.storage import Storage, StoredBars
 from marketd.storage.sqlite import SQLiteStorage
+
+NUMBERS = count()
 
 
 @pytest.fixture
@@ -70,3 +76,16 @@ async def make_taped(storage: Storage) -> AsyncIterator[MakeTaped]:
     for world in worlds:
         await world.supervisor.stop()
     await storage.close()
+
+
+@pytest.fixture
+async def cluster(postgres_server: PostgresServer) -> AsyncIterator[Cluster]:
+    """Nodes over a new, empty database."""
+    name = f"nodes_{next(NUMBERS)}"
+    connection = await asyncpg.connect(postgres_server.url())
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    cluster = Cluster(postgres_server.url(name))
+    yield cluster
+    for node in cluster.nodes:
+        await node.close()

@@ -20,6 +20,7 @@ from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.storage import Storage
 from marketd.streaming.broadcast import BroadcastManager
+from marketd.streaming.member import Others
 from marketd.streaming.ring import Cursor
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
@@ -38,8 +39,15 @@ def tick(ms: int, trade_id: str | None = None, price: float = 100.0) -> Tick:
 class TapeWorld:
     """One instrument's trades, of a provider whose words and clock the test has."""
 
-    def __init__(self, storage: Storage, cls: type[Any] = TickingPlugin) -> None:
-        self.clock = ManualClock(START)
+    def __init__(
+        self,
+        storage: Storage,
+        cls: type[Any] = TickingPlugin,
+        *,
+        clock: ManualClock | None = None,
+        others: Others | None = None,
+    ) -> None:
+        self.clock = clock or ManualClock(START)
         self.plugin: Any = scripted([], now_ms=START, cls=cls, clock=self.clock)
         self.feed = TickFeed(provider_of(self.plugin), INSTRUMENT)
         self.storage = storage
@@ -47,7 +55,9 @@ class TapeWorld:
         self.tapes = Tapes(storage, self.metrics)
         self.supervisor = Supervisor(self.metrics)
         self.broadcast = BroadcastManager(self.metrics, most_channels=100)
+        # What the provider's bars show.
         self.bars: list[Bar] = []
+        self.quiet_ms = 0
         following: dict[str, Any] = {
             "broadcast": self.broadcast,
             "supervisor": self.supervisor,
@@ -56,13 +66,16 @@ class TapeWorld:
             "request_timeout_ms": 2_000,
         }
         self.service = TapeService(
-            tapes=self.tapes, bars=self, metrics=self.metrics, stall_ms=STALL, **following
+            tapes=self.tapes, bars=self, metrics=self.metrics, stall_ms=STALL, others=others, **following
         )
         self.pages = TickBarPages(self.tapes, request_timeout_ms=2_000, keep_ms=10 * DAY_MS)
         self.counting = TickBarService(tapes=self.service, past=self.pages, **following)
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> Sequence[Bar]:
         return list(self.bars)
+
+    async def quiet_until(self, feed: TickFeed, since_ms: int, last: Tick) -> int:
+        return self.quiet_ms
 
     async def join(
         self, client: Client, since: int | None = None, resume: str | None = None

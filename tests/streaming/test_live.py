@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from scripted import MINUTE, START, M, ScriptedPlugin, StreamingPlugin, bar
 
+from marketd.clock import ScaledClock
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.errors import ProviderFailed
@@ -20,7 +21,10 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.plugins import BarUpdate
 from marketd.storage import Storage
-from marketd.storage.base import Stored
+from marketd.storage.records import Stored
+from marketd.streaming import retry
+from marketd.streaming.derive import Deriver
+from marketd.streaming.events import BarEvent, Event
 
 FIVE = Timeframe.parse("5m")
 HISTORY = [bar(minute) for minute in range(10)]
@@ -380,6 +384,36 @@ async def test_a_bar_that_cannot_be_had_is_told_as_a_gap_and_passed(make_world: 
     assert (await five.next("gap"))["start"] == START + 11 * M
 
 
+async def test_a_stream_that_breaks_again_and_again_is_begun_anew_ever_less_often(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world([bar(minute) for minute in range(1_000)], NOW)
+    pauses = []
+
+    async def passing(longest_s: float) -> None:
+        pauses.append(longest_s)
+        world.clock.advance(M)
+
+    monkeypatch.setattr(retry, "pause", passing)
+    client = world.client()
+    world.subscribe(client)[0].go_live()
+    async with asyncio.timeout(20):
+        while 30.0 not in pauses:
+            world.plugin.updates.put_nowait(ProviderFailed("gone."))
+            # Meanwhile history has each bar that closes.
+            await client.closed(1)
+    assert pauses[0] == 0.5
+
+
+def test_of_what_forms_while_history_is_away_a_derived_stream_keeps_the_newest() -> None:
+    told: list[Event] = []
+    deriver = Deriver(FIVE, START, emit=told.append, revise=lambda *_: None)
+    for volume in range(1_000):
+        deriver.take(BarEvent(bar(0, volume=volume), closed=False))
+    deriver.begin([], [])
+    assert told == [BarEvent(bar(0, volume=999), closed=False)]
+
+
 async def test_a_mute_stream_is_found_out_and_begun_anew(make_world: Make) -> None:
     world = make_world([*HISTORY, bar(10, close=50.0)], NOW)
     client = world.client()
@@ -398,6 +432,21 @@ async def test_a_mute_stream_is_found_out_and_begun_anew(make_world: Make) -> No
     assert world.service.feeds("test") == {"live": 0, "stale": 1, "down": 0}
     world.says(world.plugin.bars[-1], closed=False)
     assert (await client.next("status"))["state"] == "live"
+
+
+async def test_a_stream_is_mute_in_real_time_however_fast_its_market_runs(make_world: Make) -> None:
+    world = make_world([bar(minute) for minute in range(10_000)], NOW)
+    world.plugin.clock = ScaledClock(world.clock, start_ms=NOW, speed=3_600)
+    world.subscribe(world.client())[0].go_live()
+    for _ in range(25):
+        world.clock.advance(1_000)
+        await asyncio.sleep(0.005)
+    assert world.plugin.streams == 1
+    assert world.service.feeds("test") == {"live": 1, "stale": 0, "down": 0}
+    async with asyncio.timeout(20):
+        while world.plugin.streams < 2:
+            world.clock.advance(1_000)
+            await asyncio.sleep(0.005)
 
 
 async def test_a_quiet_market_is_left_alone_and_asked_about_less_and_less(make_world: Make) -> None:

@@ -17,7 +17,9 @@ from world import Client
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered, Gap, Reason
 from marketd.domain.errors import ProviderFailed, StorageFailed, Unsupported
+from marketd.storage import AddedTicks
 from marketd.storage.sqlite import SQLiteStorage
+from marketd.streaming.ring import Cursor
 
 
 async def test_a_trade_is_stored_and_then_told_to_everybody_by_one_upstream(
@@ -53,6 +55,18 @@ async def test_it_is_counted_who_subscribes_and_how_late_a_trade_is_told(
     assert value("subscribes_total") == value("subscriptions") == 3
     assert value("tick_lag_seconds_count", provider="test") == 1
     assert value("tick_lag_seconds_sum", provider="test") == pytest.approx(0.1)
+
+
+async def test_who_has_asked_from_a_time_to_come_misses_no_trade(make_taped: MakeTaped) -> None:
+    world = make_taped()
+    client, returned = Client(world.broadcast), Client(world.broadcast)
+    await world.join(client, since=START + 60 * S)
+    cursor = Cursor.parse((await client.next("snapshot"))["cursor"], field="resume")
+    world.says(tick(10), tick(20))
+    await trades(client, 2)
+    # Nobody knows this ring any more, as after a restart.
+    await world.join(returned, resume=cursor._replace(ring="gone").token())
+    assert await trades(returned, 2) == [tick(10), tick(20)]
 
 
 async def test_the_upstream_ends_some_time_after_its_last_client(make_taped: MakeTaped) -> None:
@@ -145,11 +159,15 @@ async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
     world.says(tick(10), tick(20))
     await trades(client, 2)
     world.plugin.past = [tick(10), tick(20)]
+    world.quiet_ms = START + STALL
     clock = asyncio.create_task(passing(world.clock, 2 * S))
     async with asyncio.timeout(30):
         while world.clock.now_ms() < START + 5 * STALL:  # noqa: ASYNC110 - quiet for a while
             await asyncio.sleep(0.01)
     assert world.plugin.streams == 1
+    # Whoever was asked whether it is mute has proven that it is quiet.
+    *_, known = await world.coverage()
+    assert (known.reason, known.end_ms >= world.quiet_ms) == (Reason.DATA, True)
     t_ms = world.clock.now_ms()
     world.plugin.past.append(tick(t_ms - START))
     changing = asyncio.create_task(bars_going_on(world))
@@ -176,10 +194,10 @@ class Faulty(SQLiteStorage):
 
     is_away = False
 
-    async def store_ticks(self, *args: Any) -> list[Tick]:
+    async def store_ticks(self, *args: Any, **options: Any) -> AddedTicks:
         if self.is_away:
             raise StorageFailed("away.")
-        return await super().store_ticks(*args)
+        return await super().store_ticks(*args, **options)
 
 
 async def test_while_the_store_is_away_trades_wait_and_nothing_is_told(tmp_path: Path) -> None:

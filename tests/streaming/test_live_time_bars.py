@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import INSTRUMENT, MINUTE, START, M, RememberingPlugin, TickingPlugin, scripted
+from servers.postgres import PostgresServer
 from world import STALL_MS, Client, World
 
 from marketd.clock import ManualClock
@@ -20,6 +22,9 @@ from marketd.domain.resample import resample
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.plugins.feed import TickFeed
+from marketd.storage import Storage
+from marketd.storage.postgres import PostgresStorage
 from marketd.storage.sqlite import SQLiteStorage
 
 S = 1_000
@@ -86,8 +91,10 @@ class Trading:
         return found.bars, found.gaps
 
 
-def trading(storage: SQLiteStorage, cls: type[Any], stall_ms: int = 10 * M) -> Trading:
-    clock = ManualClock(START)
+def trading(
+    storage: Storage, cls: type[Any], stall_ms: int = 10 * M, clock: ManualClock | None = None
+) -> Trading:
+    clock = clock or ManualClock(START)
     plugin: Any = scripted([], now_ms=START, cls=cls, clock=clock, timeframes=[DAY])
     return Trading(World(storage, plugin, clock, stall_ms=stall_ms))
 
@@ -166,6 +173,47 @@ async def test_until_a_quiet_stream_speaks_its_last_interval_is_pending_and_not_
     await market.says(tick(M + 6 * S))
     await market.until(M + 8 * S)
     assert await client.closed(1) == bars_of_ticks([tick(S)], MINUTE)
+
+
+async def test_a_process_that_does_not_follow_waits_a_while_for_one_that_does(
+    postgres_server: PostgresServer,
+) -> None:
+    connection = await asyncpg.connect(postgres_server.url())
+    await connection.execute("CREATE SCHEMA IF NOT EXISTS unfollowed")
+    await connection.close()
+    url = f"{postgres_server.url()}?search_path=unfollowed"
+    clock = ManualClock(START)
+    stores = [PostgresStorage(url, connections=2) for _ in range(2)]
+    for storage in stores:
+        await storage.open()
+    market, other = (trading(storage, TickingPlugin, clock=clock) for storage in stores)
+    try:
+        client = market.world.client()
+        await market.world.join(client, MINUTE, START)
+        await market.says(tick(-1), tick(S))
+        clock.set(START + M + 2 * S)
+        span = TimeRange(START, START + 2 * M)
+        tape = await other.world.tapes.read(TickFeed(other.world.provider, INSTRUMENT), span, limit=9)
+        assert tape.gaps == [Gap(START + S, START + M + 2 * S + 1, Reason.PENDING)]
+        assert await other.bars() == ([], [Gap(START, START + 2 * M, Reason.PENDING)])
+        await market.says(tick(M + 3 * S))
+        bars = bars_of_ticks([tick(S), tick(M + 3 * S)], MINUTE)
+        assert await other.bars() == (bars, [])
+        # What it has missed itself nobody else is waited for.
+        await market.breaks()
+        await market.says(tick(2 * M + 3 * S))
+        lost = Gap(START + M, START + 3 * M, Reason.UNRECOVERABLE)
+        assert await other.bars() == (bars[:1], [lost])
+        await market.world.supervisor.stop()
+        clock.set(START + 18 * M)
+        assert await other.bars() == (
+            bars[:1],
+            [lost, Gap(START + 3 * M, START + 18 * M, Reason.PENDING)],
+        )
+    finally:
+        for each in (market, other):
+            await each.world.supervisor.stop()
+            await each.world.storage.close()
 
 
 async def test_without_a_stream_the_history_of_trades_is_polled(make: Callable[..., Trading]) -> None:

@@ -5,40 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
-from itertools import count
 
-import asyncpg
 import pytest
-from cluster import Cluster, Node, until
+from cluster import NOW, BarNode, Cluster, Listened, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
-from servers.postgres import PostgresServer
 from way import Way
 
 from marketd.chores import probe
-from marketd.domain.bar import Tick
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
+from marketd.plugins import BarUpdate
+from marketd.streaming.ring import Cursor
+from marketd.streaming.tape_stream import TapeSubscription
 
 FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
-NUMBERS = count()
 
 
-@pytest.fixture
-async def cluster(postgres_server: PostgresServer) -> AsyncIterator[Cluster]:
-    """Nodes over a new, empty database."""
-    name = f"nodes_{next(NUMBERS)}"
-    connection = await asyncpg.connect(postgres_server.url())
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    cluster = Cluster(postgres_server.url(name))
-    yield cluster
-    for node in cluster.nodes:
-        await node.close()
-
-
-async def two(cluster: Cluster) -> tuple[Node, Node]:
+async def two(cluster: Cluster) -> tuple[BarNode, BarNode]:
     """Two nodes with a client each; the first leads."""
     leader, follower = await cluster.node(), await cluster.node()
     for node in (leader, follower):
@@ -74,17 +61,30 @@ async def test_derived_bars_are_the_same_on_every_node(cluster: Cluster) -> None
     assert first[0][0] == START + 10 * M
 
 
-async def test_bars_of_trades_form_close_and_are_revised_on_every_node(cluster: Cluster) -> None:
+@pytest.mark.parametrize("is_other", [False, True], ids=["the_same", "another"])
+async def test_bars_of_trades_form_close_and_are_revised_on_every_node(
+    cluster: Cluster, is_other: bool
+) -> None:
+    """One node leads the bars, and the same or another the trades that they are made of."""
     leader, follower = nodes = [await cluster.node(TickingPlugin, (DAY,)) for _ in range(2)]
+    hearing, deaf = (follower, leader) if is_other else (leader, follower)
+    if is_other:
+        tape = hearing.world.feed.tape
+        assert tape is not None
+        hearing.world.tapes.subscribe(tape, TapeSubscription(INSTRUMENT, hearing.world.client().outbox))
+        await until(lambda: bool(hearing.nodes._members))
+        await hearing.round()
     for node in nodes:
         await node.join()
-    await until(lambda: leader.plugin.streams and follower.hears)
+    await until(lambda: len(leader.nodes._members) == 2)
+    await cluster.round()
+    await until(lambda: hearing.plugin.streams and deaf.hears and follower.hears)
     said: list[Tick] = []
 
     async def says(ms: int, price: float, at_ms: int | None = None) -> None:
         cluster.clock.set(START + (at_ms or ms))
         said.append((START + ms, price, 0.5, "buy", str(ms)))
-        leader.plugin.batches.put_nowait(said[-1:])
+        hearing.plugin.batches.put_nowait(said[-1:])
         minute = TimeRange(START + ms, START + ms + 1)
         async with asyncio.timeout(10):
             while not (await leader.storage.read_ticks(INSTRUMENT, minute, limit=1)).ticks:  # noqa: ASYNC110
@@ -111,7 +111,7 @@ async def test_bars_of_trades_form_close_and_are_revised_on_every_node(cluster: 
             node.world.feed, MINUTE, since=START + 11 * M, before=START + 12 * M, limit=1
         )
         assert found.bars == expected
-    assert follower.plugin.streams == 0
+    assert deaf.plugin.streams == 0
 
 
 async def test_when_the_leader_dies_another_leads_and_nobody_misses_or_repeats_a_bar(
@@ -163,6 +163,32 @@ async def test_a_word_that_was_missed_is_made_up_for_with_the_next_word(cluster:
     follower.talk.is_cut = False
     cluster.happens(11)
     assert await follower.client.closed(2) == [bar(10), bar(11)]
+
+
+async def test_a_client_that_moves_to_a_node_which_is_behind_is_told_no_bar_twice(
+    cluster: Cluster,
+) -> None:
+    leader, follower = await two(cluster)
+    follower.talk.is_cut = True
+    for minute in (10, 11):
+        cluster.happens(minute)
+        told = await leader.client.next("bar")
+    cursor = Cursor.parse(told["cursor"], field="resume")
+    world, client = follower.world, follower.world.client()
+    subscription, joined = world.subscribe(client, MINUTE, cursor)
+    resuming = asyncio.create_task(world.service.resume(world.feed, subscription, cursor, joined))
+    corrected = bar(10, close=77.0)
+    await world.storage.store(world.feed.series, [corrected], [], at_ms=NOW)
+    follower.talk.is_cut = False
+    cluster.happens(12)
+    assert await resuming
+    subscription.go_live()
+    bars: dict[int, list[Bar]] = {0: [], 1: []}
+    while not bars[0]:
+        message = await client.next("bar")
+        bars[message["rev"]].append(tuple(message["bar"]))
+    # That it was corrected may be told as it happens, too.
+    assert (bars[0], set(bars[1])) == ([bar(12)], {corrected})
 
 
 async def test_a_node_that_is_ahead_of_the_leader_repeats_nothing(cluster: Cluster) -> None:
@@ -254,6 +280,41 @@ async def test_a_node_whose_last_client_has_left_lets_another_lead_at_once(clust
     await until(lambda: follower.leads)
     cluster.happens(10)
     assert await follower.client.closed(1) == [bar(10)]
+
+
+async def test_a_series_that_is_followed_again_while_its_last_following_still_ends_has_its_part(
+    cluster: Cluster,
+) -> None:
+    ended = asyncio.Event()
+
+    class Lingering(Listened):
+        async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
+            try:
+                async with aclosing(super().stream_bars(symbol, timeframe)) as updates:
+                    async for update in updates:
+                        yield update
+            finally:
+                await ended.wait()
+
+    node = await cluster.node(Lingering)
+    world = node.world
+    subscription, _ = world.subscribe(node.client)
+    subscription.go_live()
+    await until(lambda: bool(node.nodes._members))
+    await node.round()
+    await until(lambda: node.leads)
+    ((_, following),) = world.service._upstreams.items()
+    world.service.unsubscribe(world.feed, subscription)
+    await until(lambda: not world.service._upstreams)
+    (before,) = node.nodes._members.values()
+    world.subscribe(node.client)[0].go_live()
+    await until(lambda: before not in node.nodes._members.values())
+    ended.set()
+    await asyncio.wait([following.task])
+    await node.round()
+    await until(lambda: node.leads)
+    cluster.happens(10)
+    assert await node.client.closed(1) == [bar(10)]
 
 
 async def test_a_leader_whose_database_says_nothing_lets_another_lead_in_time_and_returns_by_itself(

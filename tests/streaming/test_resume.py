@@ -10,6 +10,7 @@ import pytest
 from scripted import MINUTE, START, M, bar
 
 from marketd.domain.bar import Bar
+from marketd.domain.errors import InvalidInput
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.streaming.ring import Cursor
@@ -118,6 +119,23 @@ async def test_beyond_the_ring_the_store_has_the_bars_and_what_has_changed_of_th
     assert len([limit for limit in asked if limit]) == 1
 
 
+@pytest.mark.parametrize("since", [NOW, NOW + 60 * M])
+async def test_who_has_asked_from_within_the_forming_bar_or_later_misses_no_bar(
+    make_world: Make, since: int
+) -> None:
+    world = make_world(HISTORY, NOW)
+    client = world.client()
+    await world.join(client, MINUTE, since)
+    snapshot = await client.next("snapshot")
+    assert snapshot["bars"] == []
+    other = make_world([bar(10), bar(11)], START + 12 * M + 20_000)
+    cursor = Cursor.parse(snapshot["cursor"], field="resume")
+    returned, recovered = await back(other, cursor)
+    assert recovered
+    bars = (await returned.next("snapshot"))["bars"]
+    assert [tuple(one) for one in bars] == [bar(10), bar(11)]
+
+
 async def test_where_nobody_can_know_what_has_changed_that_is_said(make_world: Make) -> None:
     world = make_world(HISTORY, NOW)
     cursor = await stood(world)
@@ -126,6 +144,14 @@ async def test_where_nobody_can_know_what_has_changed_that_is_said(make_world: M
         client, recovered = await back(other, unknown)
         assert not recovered
         assert [tuple(one) for one in (await client.next())["bars"]] == [bar(20)]
+
+
+async def test_a_cursor_of_the_future_is_refused(make_world: Make) -> None:
+    world = make_world(HISTORY, NOW)
+    cursor = await stood(world)
+    with pytest.raises(InvalidInput, match="still to come") as refused:
+        world.subscribe(world.client(), MINUTE, cursor._replace(next_ms=START + 22 * M))
+    assert refused.value.field == "resume"
 
 
 async def test_a_stream_that_was_made_of_another_is_replayed_too(make_world: Make) -> None:
@@ -147,6 +173,7 @@ async def test_a_crowd_that_comes_back_reads_each_page_once(make_world: Make, re
     await world.join(world.client(), MINUTE, START)
     reads.clear()
     clients = [world.client() for _ in range(200)]
+    since = iter(range(START - 200, START))
 
     async def told(client: Any) -> list[Bar]:
         bars: list[Bar] = []
@@ -154,11 +181,11 @@ async def test_a_crowd_that_comes_back_reads_each_page_once(make_world: Make, re
             bars += [tuple(one) for one in (await client.next("snapshot"))["bars"]]
         return bars
 
-    # Half of them at once, the others one after another.
+    # Half of them at once, the others one after another; each from a moment of its own.
     late = clients[100:]
-    await asyncio.gather(*(world.join(client, MINUTE, START) for client in clients[:100]))
+    await asyncio.gather(*(world.join(client, MINUTE, next(since)) for client in clients[:100]))
     for client in late:
-        await world.join(client, MINUTE, START)
+        await world.join(client, MINUTE, next(since))
     assert all(one == history for one in await asyncio.gather(*map(told, clients)))
     assert len(reads) <= 4
 

@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketd.domain.errors import InvalidInput
+from marketd.domain.instrument import Instrument, Series, TickSeries
+from marketd.domain.tickframe import Tickframe
+from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS
 from marketd.streaming.messages import Message
 from marketd.streaming.ring import Cursor, Ring
 
 SIZE = 4
+BTC = Instrument("crypto", "sim", "BTC/USD")
 
 
 @given(st.integers(0, MAX_MS), st.integers(0, 10**18), st.none() | st.integers(0, 10**18))
@@ -29,7 +33,7 @@ def test_any_other_text_is_no_cursor(text: str) -> None:
 @given(said=st.integers(0, 12), heard=st.integers(0, 12), size=st.integers(0, 6))
 def test_all_that_came_after_a_cursor_is_replayed_or_nothing(said: int, heard: int, size: int) -> None:
     """Message n makes the stream whole up to n."""
-    ring = Ring(size, 0)
+    ring = Ring(BTC, size, 0)
     messages = [Message({"n": number}) for number in range(1, said + 1)]
     cursors = [ring.cursor(0)]
     for number, message in enumerate(messages, 1):
@@ -48,6 +52,21 @@ def test_all_that_came_after_a_cursor_is_replayed_or_nothing(said: int, heard: i
 
 
 def test_the_cursor_of_another_ring_is_not_known() -> None:
-    ring, other = Ring(SIZE, 0), Ring(SIZE, 0)
+    ring, other = Ring(BTC, SIZE, 0), Ring(BTC, SIZE, 0)
     assert ring.replay(other.cursor(0)) is None
     assert ring.replay(ring.cursor(0)) == (0, [])
+
+
+def test_a_cursor_is_of_one_stream_whichever_process_gave_it() -> None:
+    minutes, hours = Timeframe.parse("1m"), Timeframe.parse("1h")
+    streams = [
+        BTC,
+        BTC._replace(symbol="ETH/USD"),
+        Series(BTC, minutes),
+        Series(BTC, hours),
+        Series(BTC, minutes, "adjustment=split"),
+        TickSeries(BTC, Tickframe.parse("100t")),
+    ]
+    for stream in streams:
+        cursor = Ring(stream, SIZE, 0).cursor(0)
+        assert [one for one in streams if cursor.is_of(one)] == [stream]

@@ -12,7 +12,7 @@ from scripted import INSTRUMENT, MINUTE, StreamingPlugin, feed_of, provider_of
 
 from marketd.backfill.gate import LoadGate
 from marketd.clock import ManualClock
-from marketd.domain.bar import Bar
+from marketd.domain.bar import Bar, Tick
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.market.history import History
@@ -25,6 +25,7 @@ from marketd.plugins import BarUpdate
 from marketd.plugins.feed import Feed, TickFeed
 from marketd.storage import Storage
 from marketd.streaming.broadcast import BroadcastManager
+from marketd.streaming.member import Others
 from marketd.streaming.messages import Format
 from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor
@@ -95,6 +96,7 @@ class World:
         clock: ManualClock,
         workers: Callable[..., Any] = LoneWorker,
         stall_ms: int = STALL_MS,
+        others: Others | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.clock = clock
@@ -123,6 +125,7 @@ class World:
             stall_ms=stall_ms,
             ring=RING,
             request_timeout_ms=2_000,
+            others=others,
         )
         self.gate = LoadGate(self.metrics)
         self.service = SubscriptionService(
@@ -145,6 +148,9 @@ class World:
 
     async def bars_since(self, feed: TickFeed, since_ms: int) -> None:
         """This provider has no bars."""
+
+    async def quiet_until(self, feed: TickFeed, since_ms: int, last: Tick) -> int:
+        return 0
 
     def client(self) -> Client:
         return Client(self.broadcast)

@@ -12,6 +12,7 @@ from talking import Connect, Socket
 
 from marketd.clock import ManualClock
 from marketd.domain.timeframe import Timeframe
+from marketd.streaming.pages import Pages
 
 SECOND = 1000
 SYMBOLS = ["BTC/USD", "ETH/USD", "DOGE/BTC"]
@@ -163,3 +164,20 @@ async def test_a_cursor_goes_on_exactly_where_it_stood(
     for stream, bars in wanted.items():
         assert later.closed.get(stream, [])[: len(bars)] == bars, stream
     assert later.resumed == dict.fromkeys(wanted, True)
+
+
+async def test_a_client_whose_history_breaks_is_told_and_may_ask_again(
+    socket: Socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def breaks(*_: object) -> None:
+        raise RuntimeError("it broke")
+
+    command = subscribe("1s", ["BTC/USD"], since=NOW - M)
+    with monkeypatch.context() as broken:
+        broken.setattr(Pages, "send", breaks)
+        await socket.say(command)
+        error = await socket.hear_of("error")
+    assert (error["id"], error["code"]) == ("1s", "internal")
+    assert "it broke" in caplog.text
+    await socket.say(command)
+    assert (await socket.hear_of("snapshot"))["bars"]

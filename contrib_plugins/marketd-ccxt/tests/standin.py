@@ -22,6 +22,7 @@ from marketd.clock import ManualClock
 from marketd.domain.bar import Bar, Tick
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
+from marketd.domain.timerange import MAX_MS
 from marketd.plugins import Clock, PluginContext
 from marketd.plugins.sim import SimPlugin
 
@@ -36,7 +37,8 @@ HOST = web.ResponseKey("HOST", str)
 class Exchange(ABC):
     """An exchange with one pair, BTC/USDT, which is the simulated BTC/USD.
 
-    `faults` are what the next REST requests are answered with; `key` is the one that it takes.
+    `faults` are what the next REST requests are answered with; `key` is the one that it takes. From
+    `halted_ms` on nothing is traded.
     """
 
     hollow: ClassVar[Any]  # an answer whose rows hold nothing
@@ -49,6 +51,7 @@ class Exchange(ABC):
         self.sockets: list[web.WebSocketResponse] = []
         self.subscribed: asyncio.Queue[str] = asyncio.Queue()
         self.is_mute = False
+        self.halted_ms = MAX_MS
         self._clock = clock
         self._sim = SimPlugin(PluginContext("sim", clock, {"seed": 1}))
         self._pushing: list[asyncio.Task[None]] = []
@@ -92,6 +95,7 @@ class Exchange(ABC):
         bases = [base for base in self._sim.timeframes if base.tiles(wanted)]
         base = max(bases, key=lambda one: one.nominal_ms)
         many = limit * (wanted.nominal_ms // base.nominal_ms)
+        before = min(before, self.halted_ms)
         bars = await self._sim.fetch_ohlcv(symbol, base, wanted.ceil(since), before, many, {})
         return list(bars) if base == wanted else resample(bars, wanted)[:limit]
 
@@ -132,7 +136,8 @@ class Exchange(ABC):
     async def live_trades(self, symbol: str = BTC) -> AsyncIterator[Tick]:
         async for batch in self._sim.stream_ticks(symbol):
             for tick in batch:
-                yield tick
+                if tick[0] < self.halted_ms:
+                    yield tick
 
     @abstractmethod
     async def rest(self, path: str, request: web.Request) -> web.StreamResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,11 @@ PAIR = {"market": "crypto", "provider": "x", "symbol": "BTC/USDT"}
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     @asynccontextmanager
-    async def opened(exchange: Exchange, clock: ScaledClock, **credentials: str) -> AsyncIterator[House]:
-        settings = {"exchange": type(exchange).__name__.lower(), "base_url": exchange.url}
+    async def opened(
+        exchange: Exchange, clock: ScaledClock, types: Sequence[str] = ("spot",), **credentials: str
+    ) -> AsyncIterator[House]:
+        name = type(exchange).__name__.lower()
+        settings = {"exchange": name, "base_url": exchange.url, "types": [*types]}
         x = ProviderConfig("x", "ccxt", settings, credentials, RateLimit(1_000, 1_000, burst=100))
         config = Config(
             server=ServerConfig(port=0),
@@ -216,6 +219,37 @@ async def test_trades_are_the_same_at_the_exchange_over_rest_and_live(
         status, answer = await house.get("/api/v1/ticks", **PAIR, **query)
         assert (status, answer["complete"]) == (200, True)
         assert [tuple(tick) for tick in answer["ticks"]] == truth
+
+
+@pytest.mark.parametrize("is_mute", [False, True])
+async def test_a_quiet_market_is_proven_by_its_bars_and_a_mute_stream_is_found_out(
+    opened: Open, is_mute: bool
+) -> None:
+    clock = ScaledClock(SystemClock(), start_ms=NOW, speed=30)
+    # With contracts, too, there is no history of trades.
+    async with Binance(clock).serving() as exchange, opened(exchange, clock, ["spot", "swap"]) as house:
+        async with house.subscribed(channel="ticks") as socket:
+            while (message := json.loads(await socket.recv()))["type"] != "tick":
+                pass
+            since = message["ticks"][0][0] + 1
+            end_ms = (clock.now_ms() // S + 20) * S
+            if is_mute:
+                # Its socket answers pings all the same.
+                exchange.is_mute = True
+            else:
+                exchange.halted_ms = end_ms - 10 * S
+            query = {"since": since, "before": end_ms, "limit": 10_000}
+            while message.get("state") != "stale":
+                _, answer = await house.get("/api/v1/ticks", **PAIR, **query)
+                if clock.now_ms() > end_ms and answer["complete"]:
+                    break
+                with suppress(TimeoutError):
+                    message = json.loads(await asyncio.wait_for(socket.recv(), 0.05))
+        assert answer["complete"] is not is_mute
+        if not is_mute:
+            # Live each trade has an id of its own.
+            truth = await exchange.trades(since, exchange.halted_ms, 10_000)
+            assert [tuple(tick[:4]) for tick in answer["ticks"]] == [tick[:4] for tick in truth]
 
 
 async def test_a_429_is_waited_out_and_a_long_one_is_told(

@@ -32,7 +32,11 @@ _MAKE = {
 _LOCK_SERIES = """
     SELECT id, fence FROM series WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
 """
-_ADVANCE_FENCE = "UPDATE series SET fence = fence + 1 WHERE id = $1 RETURNING fence"
+_LOCK_INSTRUMENT = "SELECT id, fence, last_place FROM instrument WHERE id = $1 FOR NO KEY UPDATE"
+_ADVANCE_FENCE = {
+    "series": "UPDATE series SET fence = fence + 1 WHERE id = $1 RETURNING fence",
+    "instrument": "UPDATE instrument SET fence = fence + 1 WHERE id = $1 RETURNING fence",
+}
 _LOCK_MAKING = "LOCK TABLE series IN SHARE ROW EXCLUSIVE MODE"
 _ALL_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series ORDER BY id"
 _ONE_SERIES = "SELECT market, provider, symbol, timeframe, variant FROM series WHERE id = $1"
@@ -69,7 +73,7 @@ class Ids:
 
 
 class Row(NamedTuple):
-    """The row of a series that is locked: its number, and the fence of its leader."""
+    """The row of a series or instrument that is locked: its number, and the fence of its leader."""
 
     id: int
     fence: int
@@ -77,7 +81,7 @@ class Row(NamedTuple):
     def admit(self, fence: int | None) -> None:
         """Raises Superseded if `fence` is an earlier leader's."""
         if fence is not None and fence != self.fence:
-            raise Superseded("Another node leads this series by now.")
+            raise Superseded("Another node leads this by now.")
 
 
 async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dict[Series, Row]:
@@ -98,10 +102,17 @@ async def lock(connection: Connection, ids: Ids, group: Iterable[Series]) -> dic
     return {series: by_id[series_id] for series, series_id in rows.items()}
 
 
-async def advance_fence(connection: Connection, series_id: int) -> int:
-    """The next fence of a series that this transaction has locked."""
-    fence: int = await connection.fetchval(_ADVANCE_FENCE, series_id)
-    return fence
+async def lock_instrument(connection: Connection, instrument_id: int) -> tuple[Row, int]:
+    """The row of an instrument, for this transaction alone to write to, and its last trade's place."""
+    ((row_id, fence, last_place),) = await connection.fetch(_LOCK_INSTRUMENT, instrument_id)
+    return Row(row_id, fence), last_place
+
+
+async def advance_fence(connection: Connection, ids: Ids, what: Series | Instrument) -> tuple[int, int]:
+    """The row of `what`, made if need be, and its next fence; no transaction has an earlier one then."""
+    row_id = await ids.ensure(connection, what)
+    fence: int = await connection.fetchval(_ADVANCE_FENCE[_table(what)], row_id)
+    return row_id, fence
 
 
 async def all_series(connection: Connection) -> list[Series]:

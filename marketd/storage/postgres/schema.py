@@ -118,6 +118,14 @@ MIGRATIONS = (
     );
     CREATE INDEX revision_by_number ON revision (series, number, t);
     """,
+    # An instrument's trades have a leader, too, and those stored last are found by their place.
+    """
+    ALTER TABLE instrument ADD COLUMN fence BIGINT NOT NULL DEFAULT 0,
+        ADD COLUMN last_place BIGINT NOT NULL DEFAULT 0;
+    UPDATE instrument SET last_place =
+        coalesce((SELECT max(place) FROM tick WHERE tick.instrument = instrument.id), 0);
+    CREATE INDEX tick_by_place ON tick (instrument, place);
+    """,
 )
 # Any number that no other program takes for its own lock in the same database.
 _LOCK = 0x6D61726B657464

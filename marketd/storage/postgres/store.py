@@ -16,17 +16,7 @@ from marketd.domain.errors import MarketdError, StorageFailed, Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import (
-    Change,
-    Checkup,
-    Job,
-    QueryPlan,
-    Revised,
-    Storage,
-    Stored,
-    StoredBars,
-    StoredTicks,
-)
+from marketd.storage.base import Storage
 from marketd.storage.postgres import bars as bar_rows
 from marketd.storage.postgres import jobs as job_rows
 from marketd.storage.postgres import names
@@ -45,6 +35,18 @@ from marketd.storage.postgres.notes import Note, Notes
 from marketd.storage.postgres.opening import prepare
 from marketd.storage.postgres.profile import profile
 from marketd.storage.postgres.timescale import Views
+from marketd.storage.records import (
+    AddedTicks,
+    Change,
+    Checkup,
+    Job,
+    NumberedTick,
+    QueryPlan,
+    Revised,
+    Stored,
+    StoredBars,
+    StoredTicks,
+)
 
 log = logging.getLogger(__name__)
 
@@ -171,12 +173,11 @@ class PostgresStorage(Storage):
             self._writing = asyncio.create_task(self._write_waiting(connections))
         return await outcome
 
-    async def lead(self, series: Series) -> int:
+    async def lead(self, what: Series | Instrument) -> int:
         async with self._work("written") as connection:
             async with connection.transaction():
-                rows = await names.lock(connection, self._ids, [series])
-                fence = await names.advance_fence(connection, rows[series].id)
-            self._ids.keep([(series, rows[series].id)])
+                row_id, fence = await names.advance_fence(connection, self._ids, what)
+            self._ids.keep([(what, row_id)])
         self._set_fault("")
         return fence
 
@@ -221,15 +222,22 @@ class PostgresStorage(Storage):
             return await self._aggregates.refresh(rows, span or TimeRange(MIN_MS, MAX_MS))
 
     async def store_ticks(
-        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
-    ) -> list[Tick]:
+        self,
+        instrument: Instrument,
+        ticks: Sequence[Tick],
+        covered: Sequence[Covered] = (),
+        *,
+        fence: int | None = None,
+    ) -> AddedTicks:
         async with self._work("written") as connection:
             async with connection.transaction():
                 instrument_id = await self._ids.ensure(connection, instrument)
-                new = await tick_rows.store(connection, instrument_id, ticks, covered)
+                row, before = await names.lock_instrument(connection, instrument_id)
+                row.admit(fence)
+                added = await tick_rows.store(connection, row.id, before, ticks, covered)
             self._ids.keep([(instrument, instrument_id)])
         self._set_fault("")
-        return new
+        return added
 
     async def read_ticks(
         self, instrument: Instrument, span: TimeRange, *, limit: int, newest: bool = False
@@ -239,6 +247,15 @@ class PostgresStorage(Storage):
             if instrument_id is None or span.is_empty:
                 return StoredTicks([], [])
             return await tick_rows.read(connection, instrument_id, span, limit=limit, newest=newest)
+
+    async def ticks_after(
+        self, instrument: Instrument, number: int, *, until: int, limit: int
+    ) -> list[NumberedTick]:
+        async with self._work("read") as connection:
+            instrument_id = await self._ids.find(connection, instrument)
+            if instrument_id is None:
+                return []
+            return await tick_rows.after(connection, instrument_id, number, until, limit)
 
     async def drop_ticks(self, before_ms: int) -> int:
         total = 0

@@ -10,12 +10,13 @@ from hashlib import blake2b
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import StoredTicks, reach_of_ticks
-from marketd.storage.postgres import coverage
+from marketd.storage.postgres import coverage, names
 from marketd.storage.postgres.bars import PIECE
 from marketd.storage.postgres.connection import Connection
+from marketd.storage.records import AddedTicks, NumberedTick, StoredTicks, reach_of_ticks
 
-# `place` counts up as rows are made: the order within a millisecond.
+# `place` counts up as rows are made: the order within a millisecond, and, since an instrument's are made
+# under the lock of its row, the number of each of its trades.
 _INSERT = """
     WITH written AS (
         INSERT INTO tick (instrument, t, price, size, side, id, digest)
@@ -24,9 +25,13 @@ _INSERT = """
         ) WITH ORDINALITY AS given (t, price, size, side, id, digest, number)
         ORDER BY number
         ON CONFLICT DO NOTHING
-        RETURNING t, digest
+        RETURNING t, digest, place
+    ), last AS (
+        UPDATE instrument SET last_place = newest
+        FROM (SELECT max(place) AS newest FROM written) AS found
+        WHERE id = $1 AND newest IS NOT NULL
     )
-    SELECT array_agg(t), array_agg(digest) FROM written
+    SELECT array_agg(t), array_agg(digest), max(place) FROM written
 """
 _READ = "SELECT t, price, size, side, id FROM tick WHERE instrument = $1 AND t >= $2 AND t < $3"
 _FIRST = f"{_READ} ORDER BY t, place LIMIT $4"
@@ -43,22 +48,32 @@ _DROP = """
 """
 _FORGET = "DELETE FROM tick_coverage WHERE instrument = $1 AND range_start < $2 AND range_end <= $2"
 _CUT = "UPDATE tick_coverage SET range_start = $2 WHERE instrument = $1 AND range_start < $2"
-_LOCK = "SELECT id FROM instrument WHERE id = $1 FOR NO KEY UPDATE"
+_AFTER = """
+    SELECT place, t, price, size, side, id FROM tick
+    WHERE instrument = $1 AND place > $2 AND place <= $3 ORDER BY place LIMIT $4
+"""
+_LAST_PLACE = "SELECT last_place FROM instrument WHERE id = $1"
 
 
 async def store(
-    connection: Connection, instrument_id: int, ticks: Sequence[Tick], covered: Sequence[Covered]
-) -> list[Tick]:
-    """See Storage.store_ticks; inside a transaction of the caller's."""
+    connection: Connection,
+    instrument_id: int,
+    before: int,
+    ticks: Sequence[Tick],
+    covered: Sequence[Covered],
+) -> AddedTicks:
+    """See Storage.store_ticks; inside a transaction of the caller's that has locked the row.
+
+    `before` is the place of the trade that was stored last.
+    """
     if covered:
-        # One at a time: what two nodes know of one time grows together.
-        await connection.execute(_LOCK, instrument_id)
         await coverage.lay_over(connection, instrument_id, covered, table=coverage.TICKS)
     digests = list(_digests(ticks))
     new: list[Tick] = []
+    number = before
     for first in range(0, len(ticks), PIECE):
         piece = slice(first, first + PIECE)
-        ((times, written),) = await connection.fetch(
+        ((times, written, last),) = await connection.fetch(
             _INSERT, instrument_id, *zip(*ticks[piece], strict=True), digests[piece]
         )
         left = set(zip(times or (), written or (), strict=True))
@@ -66,7 +81,8 @@ async def store(
             if (tick[0], digest) in left:
                 left.remove((tick[0], digest))
                 new.append(tick)
-    return new
+        number = max(number, last or 0)
+    return AddedTicks(new, before, number)
 
 
 async def read(
@@ -80,13 +96,22 @@ async def read(
             ticks.reverse()
         spoken = reach_of_ticks(ticks, span, limit=limit, newest=newest)
         known = await coverage.read(connection, instrument_id, spoken, table=coverage.TICKS)
-    return StoredTicks(ticks, known)
+        number = await connection.fetchval(_LAST_PLACE, instrument_id)
+    return StoredTicks(ticks, known, number)
+
+
+async def after(
+    connection: Connection, instrument_id: int, number: int, until: int, limit: int
+) -> list[NumberedTick]:
+    """See Storage.ticks_after."""
+    rows = await connection.fetch(_AFTER, instrument_id, number, until, limit)
+    return [NumberedTick(row[0], tuple(row)[1:]) for row in rows]
 
 
 async def drop(connection: Connection, instrument_id: int, before_ms: int) -> int:
     """Deletes some trades before a time; gives their number, zero if none are left."""
     async with connection.transaction():
-        await connection.execute(_LOCK, instrument_id)
+        await names.lock_instrument(connection, instrument_id)
         await connection.execute(_FORGET, instrument_id, before_ms)
         await connection.execute(_CUT, instrument_id, before_ms)
         gone: int = await connection.fetchval(_DROP, instrument_id, before_ms, PIECE)

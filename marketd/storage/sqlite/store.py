@@ -23,13 +23,14 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import (
+from marketd.storage.base import Storage
+from marketd.storage.records import (
+    AddedTicks,
     Change,
     Checkup,
     Job,
     QueryPlan,
     Revised,
-    Storage,
     Stored,
     StoredBars,
     StoredTicks,
@@ -160,8 +161,13 @@ class SQLiteStorage(Storage):
         return count
 
     async def store_ticks(
-        self, instrument: Instrument, ticks: Sequence[Tick], covered: Sequence[Covered] = ()
-    ) -> list[Tick]:
+        self,
+        instrument: Instrument,
+        ticks: Sequence[Tick],
+        covered: Sequence[Covered] = (),
+        *,
+        fence: int | None = None,
+    ) -> AddedTicks:
         return await self._write(
             lambda connection: tick_rows.store(connection, instrument, ticks, covered)
         )

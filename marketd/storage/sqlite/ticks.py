@@ -10,7 +10,7 @@ from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import StoredTicks, reach_of_ticks
+from marketd.storage.records import AddedTicks, StoredTicks, reach_of_ticks
 from marketd.storage.sqlite import coverage
 from marketd.storage.sqlite.names import ensure_instrument, find_instrument
 
@@ -36,13 +36,13 @@ def store(
     instrument: Instrument,
     ticks: Sequence[Tick],
     covered: Sequence[Covered],
-) -> list[Tick]:
+) -> AddedTicks:
     """See Storage.store_ticks; runs inside a transaction of the caller's."""
     if not (ticks or covered):
-        return []
+        return AddedTicks([])
     number = ensure_instrument(connection, instrument)
     coverage.lay_over(connection, number, covered, table=coverage.TICKS)
-    return _add(connection, number, ticks) if ticks else []
+    return AddedTicks(_add(connection, number, ticks) if ticks else [])
 
 
 def _add(connection: sqlite3.Connection, number: int, ticks: Sequence[Tick]) -> list[Tick]:

@@ -25,13 +25,15 @@ from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
 from marketd.streaming.tick_bars import TickBarService
-from marketd.supervisor import cancel_all
+from marketd.supervisor import cancel_all, raise_if_cancelled
 from marketd.web.ws.commands import decode, validated
 from marketd.web.ws.limits import MessageRate
+from marketd.web.ws.turns import Turns
 
 log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
+_MISTAKE = "marketd made a mistake; its log has the details."
 _PARTING_S = 2.0
 
 
@@ -86,6 +88,7 @@ class Connection:
             metrics=metrics,
         )
         self._rate = MessageRate(limits.max_rate)
+        self._turns = Turns()
         self._cutting: asyncio.Task[None] | None = None
         self._followed: dict[StreamName, _Followed] = {}
 
@@ -96,7 +99,9 @@ class Connection:
             # Only this task may receive; others write and close.
             async for frame in self._socket:
                 if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    await self._obey(frame.data)
+                    await self._take(frame.data)
+                    # Frames may lie ready in hundreds: others are heard between any two of them.
+                    await asyncio.sleep(0)
         finally:
             self._metrics.stream_clients.dec()
             self._outbox.close()
@@ -104,7 +109,7 @@ class Connection:
             self._followed.clear()
             for one in followed:
                 one.leave()
-            await cancel_all({one.catching_up for one in followed})
+            await cancel_all([*self._turns.under_way, *(one.catching_up for one in followed)])
             if self._cutting is not None:
                 await self._cutting
 
@@ -125,28 +130,40 @@ class Connection:
         self._outbox.flush()
         self._outbox.close()
 
-    async def _obey(self, data: str | bytes) -> None:
+    async def _take(self, data: str | bytes) -> None:
+        """Has the command in a frame obeyed, in its turn; what is none is refused."""
         command_id = ""
         try:
-            self._rate.take()
             raw = decode(data, self._format)
             found = raw.get("id")
             command_id = found[:64] if isinstance(found, str) else ""
+            self._rate.take()
             command = validated(raw, most_symbols=self._limits.max_symbols)
+        except Exception as error:
+            self._failed(command_id, error)
+            return
+        streams = [] if command["type"] == "ping" else _named(command)
+        await self._turns.begin(streams, len(data), partial(self._obey, command))
+
+    async def _obey(self, command: dict[str, Any]) -> None:
+        try:
             match command["type"]:
                 case "subscribe":
                     await self._subscribe(command)
                 case "unsubscribe":
                     await self._unsubscribe(command)
                 case "ping":
-                    self._say({"type": "pong", "id": command_id})
-        except MarketdError as error:
+                    self._say({"type": "pong", "id": command["id"]})
+        except Exception as error:
+            self._failed(command["id"], error)
+
+    def _failed(self, command_id: str, error: Exception) -> None:
+        if isinstance(error, MarketdError):
             self._refuse(command_id, error.code, error.message)
-        except Exception:
+        else:
             # A mistake of ours costs this command, not the socket and its streams.
-            log.exception("command failed id=%r", command_id)
-            sentence = "marketd made a mistake; its log has the details."
-            self._refuse(command_id, MarketdError.code, sentence)
+            log.error("command failed id=%r", command_id, exc_info=error)
+            self._refuse(command_id, MarketdError.code, _MISTAKE)
 
     def _refuse(self, command_id: str, code: str, message: str) -> None:
         self._say({"type": "error", "id": command_id, "code": code, "message": message})
@@ -154,6 +171,7 @@ class Connection:
     async def _subscribe(self, command: dict[str, Any]) -> None:
         # All of the streams that a command names, or an error.
         service, streams = await self._wanted(command)
+        raise_if_cancelled()
         since, resume = self._admitted(command, streams)
         service.check_room(streams)
         joins = []
@@ -200,22 +218,24 @@ class Connection:
         command_id: str,
     ) -> None:
         """History up to what live tells, or what was missed since a cursor, then live."""
-        if since is not None:
-            await service.catch_up(feed, subscription, since, joined)
-        if resume is not None:
-            recovered = await service.resume(feed, subscription, resume, joined)
-            answer = {"type": "resumed", "id": command_id, "recovered": recovered}
-            self._say(answer | names(stream))
-        subscription.go_live()
+        try:
+            if since is not None:
+                await service.catch_up(feed, subscription, since, joined)
+            if resume is not None:
+                recovered = await service.resume(feed, subscription, resume, joined)
+                answer = {"type": "resumed", "id": command_id, "recovered": recovered}
+                self._say(answer | names(stream))
+            subscription.go_live()
+        except Exception:
+            # Who is not told would wait for what never comes.
+            log.exception("joining failed stream=%s", names(stream))
+            self._followed.pop(stream).leave()
+            self._refuse(command_id, MarketdError.code, _MISTAKE)
 
     def _admitted(
         self, command: dict[str, Any], streams: Collection[StreamName]
     ) -> tuple[int | None, Cursor | None]:
         """From where a client that may have these streams wants them: a time, a cursor, or neither."""
-        new = len(streams) + len(self._followed)
-        if new > self._limits.max_subscriptions:
-            most = self._limits.max_subscriptions
-            raise LimitExceeded(f"A client may follow {most} streams (max_subscriptions).")
         taken = next((stream for stream in streams if stream in self._followed), None)
         if isinstance(taken, Instrument):
             raise Conflict(f"This client follows the trades of {taken.symbol} already.")
@@ -223,12 +243,18 @@ class Connection:
             raise Conflict(
                 f"This client follows {taken.instrument.symbol} at {taken.timeframe} already."
             )
+        most = self._limits.max_subscriptions
+        if len(streams) + len(self._followed) > most:
+            raise LimitExceeded(f"A client may follow {most} streams (max_subscriptions).")
         since: int | None = command.get("since")
         if "resume" not in command:
             return since, None
         if since is not None or len(streams) != 1:
             raise InvalidInput("resume takes one symbol, and no since beside it.", field="resume")
-        return None, Cursor.parse(command["resume"], field="resume")
+        cursor = Cursor.parse(command["resume"], field="resume")
+        if not cursor.is_of(*streams):
+            raise InvalidInput("resume is a cursor of another stream.", field="resume")
+        return None, cursor
 
     async def _unsubscribe(self, command: dict[str, Any]) -> None:
         ended = [stream for stream in _named(command) if stream in self._followed]
