@@ -33,13 +33,15 @@ def reach_known(reach: TimeRange, coverage: Sequence[Covered], gaps: Sequence[Ga
 def unproven(
     reach: TimeRange, coverage: Sequence[Covered], reason: Reason, *, but: Sequence[TimeRange]
 ) -> list[Gap]:
-    """What of `reach` is not proven, `but` for some of it; `reason` is that of what nobody knows."""
-    gaps = [
+    """What of `reach` is not proven, `but` for some of it; `reason` is that of what nobody knows.
+
+    That is apart from what is stated, if the reason is the same, too.
+    """
+    return [
         Gap(*piece, reason if gap.reason is Reason.PENDING else gap.reason)
         for gap in gaps_in(reach, coverage)
         for piece in subtract(gap.range, but)
     ]
-    return lay([], gaps)
 
 
 def still_told(gaps: Sequence[Gap], followed_ms: int, now_ms: int) -> list[Gap]:
@@ -48,7 +50,7 @@ def still_told(gaps: Sequence[Gap], followed_ms: int, now_ms: int) -> list[Gap]:
     Who does will know of the time up to the present with the next trade.
     """
     if not gaps or gaps[-1].end_ms < now_ms:
-        return [*gaps]
+        return lay([], gaps)
     *before, last = gaps
     lost = last.clip(TimeRange(MIN_MS, followed_ms))
     awaited = last.clip(TimeRange(followed_ms, MAX_MS))._replace(reason=Reason.PENDING)

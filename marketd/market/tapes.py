@@ -330,7 +330,7 @@ class Tapes:
             return still_told(gaps, tape.followed_ms, now_ms)
         if self._storage.identity and not feed.provider.has_tick_history:
             return still_told(gaps, now_ms - _OTHERS_MS, now_ms)
-        return gaps
+        return lay([], gaps)
 
     def _tape(self, instrument: Instrument) -> TapeTeller:
         return self._tapes.setdefault(instrument, TapeTeller(self._storage, instrument))
