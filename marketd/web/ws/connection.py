@@ -12,8 +12,9 @@ from aiohttp import WSMsgType, web
 
 from marketd.config import StreamConfig
 from marketd.domain.errors import Conflict, InvalidInput, LimitExceeded, MarketdError
-from marketd.domain.instrument import Instrument, TickSeries
+from marketd.domain.instrument import Instrument, Series, TickSeries
 from marketd.domain.tickframe import Tickframe
+from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
 from marketd.streaming.broadcast import Subscription
@@ -24,6 +25,7 @@ from marketd.streaming.service import SubscriptionService
 from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bar_stream import TickBarSubscription
 from marketd.streaming.tick_bars import TickBarService
 from marketd.supervisor import cancel_all, raise_if_cancelled
 from marketd.web.ws.commands import decode, validated
@@ -177,11 +179,7 @@ class Connection:
         joins = []
         told = []
         for stream, feed in streams.items():
-            subscription = (
-                TapeSubscription(stream, self._outbox)
-                if isinstance(stream, Instrument)
-                else BarSubscription(stream, self._outbox)
-            )
+            subscription = self._subscription(stream, since, resume)
             joined = service.subscribe(feed, subscription, resume)
             joins.append((stream, feed, subscription, joined))
             told.append({"channel": "bars"} | names(stream) | {"cursor": joined.cursor.token()})
@@ -192,6 +190,19 @@ class Connection:
             )
             leave = partial(service.unsubscribe, feed, subscription)
             self._followed[stream] = _Followed(leave, asyncio.create_task(joining))
+
+    def _subscription(
+        self, stream: StreamName, since: int | None, resume: Cursor | None
+    ) -> Subscription:
+        match stream:
+            case Instrument():
+                return TapeSubscription(stream, self._outbox)
+            case TickSeries():
+                # Which bars a client that comes back has had nobody knows.
+                since_ms = MIN_MS if resume else MAX_MS if since is None else since
+                return TickBarSubscription(stream, self._outbox, since_ms)
+            case Series():
+                return BarSubscription(stream, self._outbox)
 
     async def _wanted(self, command: dict[str, Any]) -> tuple[_Service, Mapping[StreamName, Any]]:
         """The streams that a command names, with the feed behind each, and who has them."""
