@@ -67,6 +67,11 @@ class Tapes:
         self._tapes: dict[Instrument, TapeTeller] = {}
         self._watchers: list[Came] = []
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may store trades, of which nothing is heard here."""
+        return bool(self._storage.identity)
+
     def watch(self, came: Came) -> None:
         """Calls `came`, in the loop, whenever trades are new in the store."""
         self._watchers.append(came)
