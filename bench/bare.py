@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from marketd.domain.bar import Bar
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS bar (
@@ -31,7 +29,7 @@ def connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def upsert(connection: sqlite3.Connection, bars: Iterable[Bar]) -> None:
+def upsert(connection: sqlite3.Connection, bars: Iterable[Sequence[float | None]]) -> None:
     """One durable transaction."""
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_UPSERT, bars)

@@ -8,7 +8,6 @@ and the last 1,000 are read after each.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,20 +25,19 @@ from marketd.metrics import Metrics
 from marketd.storage import Storage
 from marketd.storage.postgres import PostgresStorage
 from marketd.storage.sqlite import SQLiteStorage
+from tests.redis_server import RedisServer
+from tests.servers import postgres
 
 _PAGES = 30
 _MEMORY = 32_000_000
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from redis_server import RedisServer
-    from servers import postgres
-
     reads, rounds = (100, 5) if quick else (300, 9)
     windows = [FIRST_MS + (i * 7_919 % ((_PAGES - 1) * PAGE)) * MINUTE_MS for i in range(reads)]
     with asyncio.Runner() as runner:
-        storage, memory = SQLiteStorage(scratch / "marketd.db"), MemoryCache(_MEMORY)
+        storage: Storage = SQLiteStorage(scratch / "marketd.db")
+        memory = MemoryCache(_MEMORY)
         near, far = StoredReads(storage, [memory]), StoredReads(storage)
         runner.run(_fill(storage))
         versus = alternate(

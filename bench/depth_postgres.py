@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from bench.report import Row, alternate
 from bench.series import FIRST_MS, MINUTE_MS, other_series, pages
 from marketd.domain.coverage import Covered, Reason
 from marketd.storage.postgres import PostgresStorage
+from tests.servers import postgres
 
 _FILL = """
     INSERT INTO bar (series, t, open, high, low, close, volume)
@@ -34,9 +34,6 @@ _READ = """
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from servers import postgres
-
     series, reads, rounds = (5, 100, 5) if quick else (50, 200, 11)
     with postgres.running() as server, asyncio.Runner() as runner:
         small, large = (runner.run(server.create(name)) for name in ("small", "large"))

@@ -61,7 +61,8 @@ def rows(scratch: Path, quick: bool) -> Iterator[Row]:
         )
 
     def from_file() -> dict[str, np.ndarray]:
-        return database.execute(_SQL).fetchnumpy()
+        found: dict[str, np.ndarray] = database.execute(_SQL).fetchnumpy()
+        return found
 
     expected = ours()
     for name, theirs in (("polars", polars()["volume"].to_numpy()), ("DuckDB", _last(from_file()))):

@@ -7,7 +7,6 @@ arrays into the same table: on one server of its own, which flushes every commit
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from bench.series import PAGE
 from bench.storing import batches, stored_a_second
 from marketd.domain.bar import Bar
 from marketd.storage.postgres import PostgresStorage
+from tests.servers import postgres
 
 _UPSERT = """
     INSERT INTO bare (series, t, open, high, low, close, volume)
@@ -30,9 +30,6 @@ _UPSERT = """
 
 
 def rows(scratch: Path, quick: bool) -> Iterator[Row]:
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from servers import postgres
-
     rounds, page_count = (3, 40) if quick else (7, 100)
     with postgres.running(durable=True) as server, asyncio.Runner() as runner:
         storage = PostgresStorage(server.url())

@@ -42,7 +42,7 @@ from marketd.plugins.hearing import Hearer
 from marketd.plugins.loader import PluginLoader, installed
 from marketd.ratelimit import RateLimiters
 from marketd.storage import Storage
-from marketd.storage.base import Change
+from marketd.storage.records import Change
 from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.member import Others
 from marketd.streaming.node_worker import NodeWorker

@@ -25,7 +25,7 @@ def profile_queries(context: click.Context, path: Path | None) -> None:
     \b
     marketd profile-queries
     """
-    from marketd.storage.base import QueryPlan
+    from marketd.storage.records import QueryPlan
 
     config = configured(path)
 

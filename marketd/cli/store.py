@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from marketd.domain.coverage import Covered
     from marketd.domain.instrument import Series
     from marketd.domain.timerange import TimeRange
-    from marketd.storage.base import Checkup, QueryPlan, Storage, Stored, StoredBars
+    from marketd.storage.base import Storage
+    from marketd.storage.records import Checkup, QueryPlan, Stored, StoredBars
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from marketd.cli.store import configured, database_file, inspected, run
 
 if TYPE_CHECKING:
     from marketd.config import Config
-    from marketd.storage.base import Checkup
+    from marketd.storage.records import Checkup
 
 _BY_SERVER = "PostgreSQL has tools of its own for this: "
 

@@ -18,7 +18,7 @@ from marketd.domain.coverage import Covered
 from marketd.domain.errors import Conflict, StorageFailed
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Checkup, QueryPlan, Stored, StoredBars
+from marketd.storage.records import Checkup, QueryPlan, Stored, StoredBars
 
 _HELLO_S = 10.0
 

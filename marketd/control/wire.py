@@ -11,7 +11,7 @@ from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Checkup, QueryPlan, Revision, Stored, StoredBars
+from marketd.storage.records import Checkup, QueryPlan, Revision, Stored, StoredBars
 
 unpack = ormsgpack.unpackb
 

@@ -26,7 +26,7 @@ from marketd.metrics import Metrics
 from marketd.plugins.feed import Feed
 from marketd.plugins.guard import BACKGROUND, Turn
 from marketd.storage import Storage
-from marketd.storage.base import reach_of
+from marketd.storage.records import reach_of
 
 
 class HistoryRead(NamedTuple):

@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from marketd.domain.bar import Tick
-from marketd.domain.coverage import Covered, Gap, Reason, cover, gaps_in, lay, proven
+from marketd.domain.coverage import Covered, Gap, Reason, cover, lay, proven
 from marketd.domain.errors import NotReady, ProviderFailed, ProviderRateLimited
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange, merge, subtract
 from marketd.market.ranges import RangeLocks
+from marketd.market.tape_gaps import known, newest_known, reach_known, still_told, unproven
 from marketd.market.tape_teller import TapeTeller, Told
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
 from marketd.plugins.guard import NOW, Turn
 from marketd.plugins.ticks import FetchedTicks
 from marketd.storage import AddedTicks, Storage
-from marketd.storage.base import reach_of_ticks
+from marketd.storage.records import reach_of_ticks
 
 # Called with the trades of any instrument that are new in the store, and whether a stream has said them.
 Came: TypeAlias = Callable[[TickFeed, Sequence[Tick], bool], None]
@@ -66,6 +67,11 @@ class Tapes:
         self._tapes: dict[Instrument, TapeTeller] = {}
         self._watchers: list[Came] = []
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may store trades, of which nothing is heard here."""
+        return bool(self._storage.identity)
+
     def watch(self, came: Came) -> None:
         """Calls `came`, in the loop, whenever trades are new in the store."""
         self._watchers.append(came)
@@ -108,7 +114,7 @@ class Tapes:
             span = TimeRange(since_ms, MAX_MS)
             stored = await self._storage.read_ticks(feed.instrument, span, limit=0)
             await tape.catch_up(stored.number)
-        return _newest_ms(stored.coverage, since_ms)
+        return newest_known(stored.coverage, since_ms)
 
     async def make_up(self, feed: TickFeed, span: TimeRange) -> list[Gap]:
         """What of `span` cannot be had, after asking for what nothing is known of, if that is possible.
@@ -117,7 +123,7 @@ class Tapes:
         """
         coverage = (await self._storage.read_ticks(feed.instrument, span, limit=0)).coverage
         gone = [one.clip(span) for one in coverage if one.reason is Reason.UNRECOVERABLE]
-        unknown = subtract(span, merge(_known(coverage)))
+        unknown = subtract(span, merge(known(coverage)))
         if not feed.provider.has_tick_history:
             return lay([], [*gone, *cover(unknown, Reason.UNRECOVERABLE)])
         for piece in unknown:
@@ -239,13 +245,13 @@ class Tapes:
             now_ms = feed.provider.now_ms()
             past = reach.clip(TimeRange(MIN_MS, now_ms + 1))
             unknown = subtract(past, merge([*proven(stored.coverage), *asked]))
-            missing = [piece for piece in unknown if piece.start_ms < now_ms - _FRESH_MS]
-            if not missing or not asks:
+            unasked = [piece for piece in unknown if piece.start_ms < now_ms - _FRESH_MS]
+            if not unasked or not asks:
                 break
-            piece = missing[0]
+            piece = unasked[0]
             if newest:
-                piece = missing[-1]._replace(
-                    start_ms=max(missing[-1].start_ms, missing[-1].end_ms - window_ms)
+                piece = unasked[-1]._replace(
+                    start_ms=max(unasked[-1].start_ms, unasked[-1].end_ms - window_ms)
                 )
                 window_ms *= 4
             try:
@@ -266,7 +272,7 @@ class Tapes:
             # It may be there later: no gap, but no proof either.
             unsettled.append(told.clip(TimeRange(now_ms - feed.provider.plugin.settle_ms, MAX_MS)))
         gaps = self._gaps(feed, past, stored.coverage, unsettled, reason, now_ms)
-        known_ms, newest_ms = _known_ms(reach, stored.coverage, gaps)
+        known_ms, newest_ms = reach_known(reach, stored.coverage, gaps)
         return TapeRead(stored.ticks, reach, gaps, known_ms, newest_ms, seq, failure)
 
     async def _keep(
@@ -318,43 +324,13 @@ class Tapes:
         tail = [*unsettled]
         if feed.provider.has_tick_history:
             tail.append(TimeRange(now_ms - _FRESH_MS, now_ms + 1))
-        gaps: list[Gap] = []
-        for gap in gaps_in(reach, coverage):
-            for piece in subtract(gap.range, merge(tail)):
-                gaps.append(Gap(*piece, reason if gap.reason is Reason.PENDING else gap.reason))
-        followed_ms = MAX_MS
+        gaps = unproven(reach, coverage, reason, but=merge(tail))
         tape = self._tape(feed.instrument)
         if tape.told is not None:
-            followed_ms = tape.followed_ms
-        elif self._storage.identity and not feed.provider.has_tick_history:
-            followed_ms = now_ms - _OTHERS_MS
-        if gaps and gaps[-1].end_ms >= now_ms:
-            # Whoever follows it, here or in another process, will know of this time with the next trade.
-            last = gaps.pop()
-            gaps.append(last.clip(TimeRange(MIN_MS, followed_ms)))
-            gaps.append(last.clip(TimeRange(followed_ms, MAX_MS))._replace(reason=Reason.PENDING))
+            return still_told(gaps, tape.followed_ms, now_ms)
+        if self._storage.identity and not feed.provider.has_tick_history:
+            return still_told(gaps, now_ms - _OTHERS_MS, now_ms)
         return lay([], gaps)
 
     def _tape(self, instrument: Instrument) -> TapeTeller:
         return self._tapes.setdefault(instrument, TapeTeller(self._storage, instrument))
-
-
-def _known_ms(reach: TimeRange, coverage: Sequence[Covered], gaps: Sequence[Gap]) -> tuple[int, int]:
-    """Where the first part of `reach` begins of which trades may still be had, and its last one.
-
-    What is missing behind all that is known a stream may still prove.
-    """
-    known = _known(coverage)
-    newest_ms = _newest_ms(coverage, reach.start_ms)
-    lost = [gap.range for gap in gaps if gap.reason is Reason.UNRECOVERABLE and gap.end_ms <= newest_ms]
-    unknown = subtract(reach, merge([*known, *lost]))
-    return unknown[0].start_ms if unknown else reach.end_ms, newest_ms
-
-
-def _known(coverage: Sequence[Covered]) -> list[TimeRange]:
-    return [one.range for one in coverage if one.reason.is_proof or one.reason is Reason.UNRECOVERABLE]
-
-
-def _newest_ms(coverage: Sequence[Covered], since_ms: int) -> int:
-    known = _known(coverage)
-    return known[-1].end_ms if known else since_ms

@@ -1,19 +1,13 @@
-"""Bars that are measured in trades, out of the trades that are known, page by page.
-
-They are counted from the beginning of a UTC day on, so that a bar is the same whoever asks for it and
-however. A trade within a gap is in no bar, and no bar reaches over a gap.
-"""
+"""Bars that are measured in trades, page by page."""
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Sequence
-from math import inf
 from sys import maxsize
 from typing import NamedTuple
 
-from marketd.domain.bar import Bar, Tick, open_time, select
+from marketd.domain.bar import Bar, select
 from marketd.domain.coverage import Gap, Reason, lay
 from marketd.domain.errors import ProviderTimeout
 from marketd.domain.instrument import TickSeries
@@ -22,107 +16,16 @@ from marketd.domain.timeframe import day_of
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.domain.token import pack, unpack_time
 from marketd.market.tapes import TapeRead, Tapes
+from marketd.market.tick_counts import DayWalk, TickCounts
 from marketd.market.tick_pages import raise_for
+from marketd.market.tick_walk import TickWalk
 from marketd.plugins.feed import TickFeed
 from marketd.streaming.needs import PastBars
 
-# How many trades are read at once, above how many they are counted in another thread, and after how
-# many a page ends that has bars already.
-_READ = 10_000
-_INLINE = 1_000
+# After how many trades a page ends that has bars already.
 _MOST_TRADES = 500_000
 # How many pages are counted at once.
 _AT_ONCE = 4
-
-
-class Step(NamedTuple):
-    """The bars that a step has closed, the gaps on its way, and whether there is no more at present.
-
-    It `is_torn` if it has found out that a gap begins with trades which an earlier step has counted.
-    """
-
-    closed: list[Bar]
-    gaps: list[Gap]
-    read: TapeRead
-    is_last: bool
-    is_torn: bool
-
-    @property
-    def seq(self) -> int:
-        """How much of the instrument's news it knows: see TapeRead."""
-        return self.read.seq
-
-
-class TickWalk:
-    """Counts an instrument's trades in order from `at_ms` on, where a bar begins.
-
-    All that lies before `at_ms` is counted, and of its millisecond what was there.
-    """
-
-    def __init__(self, tapes: Tapes, feed: TickFeed, frame: Tickframe, at_ms: int) -> None:
-        self.at_ms = at_ms
-        self._taken = 0
-        self._tapes = tapes
-        self._feed = feed
-        self._maker = TickBarMaker(frame)
-        self._limit = _READ
-
-    @property
-    def forming(self) -> Bar | None:
-        """The bar that is not closed yet."""
-        return self._maker.forming
-
-    async def step(self, deadline_s: float, before_ms: int = MAX_MS) -> Step:
-        """Goes on over some trades before a time, as far as there are any.
-
-        What the provider does not give until `deadline_s` is a gap.
-        """
-        read = await self._read(before_ms, deadline_s, asks=True)
-        is_last = len(read.ticks) < self._limit
-        end_ms = before_ms if is_last else read.ticks[-1][0]
-        gaps = read.gaps
-        if is_last and before_ms == MAX_MS:
-            # That nothing is known behind the newest trades does not end the bar that forms.
-            gaps = [gap for gap in gaps if gap.end_ms <= read.newest_ms]
-        closed = await self._count([tick for tick in read.ticks if tick[0] < end_ms], gaps, end_ms)
-        return Step(closed, read.gaps, read, is_last, is_torn=False)
-
-    async def follow(self) -> Step:
-        """Goes on over some stored trades, as far as it is certain that none is missing before them.
-
-        A gap that may still be filled is waited for. The first trade whose millisecond is not over yet
-        counts, too: what there is before it is known.
-        """
-        read = await self._read(MAX_MS, inf, asks=False)
-        end_ms = max(self.at_ms, read.known_ms)
-        is_last = len(read.ticks) < self._limit or end_ms <= read.ticks[-1][0]
-        if not is_last:
-            end_ms = read.ticks[-1][0]
-        gaps = [gap for gap in read.gaps if gap.end_ms <= end_ms]
-        is_torn = self._taken > 0 and bool(gaps) and gaps[0].start_ms == self.at_ms
-        closed = await self._count([tick for tick in read.ticks if tick[0] <= end_ms], gaps, end_ms)
-        return Step(closed, gaps, read, is_last, is_torn)
-
-    async def _read(self, before_ms: int, deadline_s: float, *, asks: bool) -> TapeRead:
-        while True:
-            span = TimeRange(self.at_ms, before_ms)
-            read = await self._tapes.read(
-                self._feed, span, limit=self._limit, deadline_s=deadline_s, asks=asks
-            )
-            if len(read.ticks) < self._limit or read.ticks[-1][0] > self.at_ms:
-                return read
-            # A millisecond with more trades than are read at once.
-            self._limit *= 2
-
-    async def _count(self, ticks: Sequence[Tick], gaps: Sequence[Gap], end_ms: int) -> list[Bar]:
-        """Adds what of `ticks`, all there are up to `end_ms`, was not counted yet."""
-        new = ticks[self._taken :]
-        counted = self._taken if end_ms == self.at_ms else 0
-        self.at_ms = end_ms
-        self._taken = counted + len(new) - bisect_left(new, end_ms, key=open_time)
-        if len(new) > _INLINE:
-            return await asyncio.to_thread(_closed, self._maker, new, gaps)
-        return _closed(self._maker, new, gaps)
 
 
 class TickBarsPage(NamedTuple):
@@ -152,6 +55,7 @@ class TickBarPages:
         self._tapes = tapes
         self._request_timeout_s = request_timeout_ms / 1000
         self._keep_ms = keep_ms
+        self._counts = TickCounts(tapes, keep_ms=keep_ms)
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def page(
@@ -192,7 +96,7 @@ class TickBarPages:
 
     def walk(self, feed: TickFeed, frame: Tickframe, at_ms: int) -> TickWalk:
         """Counts from `at_ms` on, where a bar begins."""
-        return TickWalk(self._tapes, feed, frame, at_ms)
+        return TickWalk(self._tapes, feed, TickBarMaker(frame), at_ms)
 
     async def past(
         self, feed: TickFeed, series: TickSeries, *, since: int, before: int, limit: int
@@ -282,39 +186,42 @@ class TickBarPages:
         over; of more than the `newest` it keeps these. Raises ProviderTimeout if the time does not allow
         for one, or for all if they are to be the newest.
         """
-        loop = asyncio.get_running_loop()
-        walk = TickWalk(self._tapes, feed, frame, start_ms)
-        bars: list[Bar] = []
-        gaps: list[Gap] = []
-        trades = 0
-        while True:
-            step = await walk.step(deadline_s)
-            gaps += step.gaps
-            trades += len(step.read.ticks)
-            bars += select(step.closed, since=span.start_ms, before=span.end_ms)
-            bars = bars[-newest:]
-            forming = walk.forming
-            if step.is_last or (forming is not None and forming[0] >= span.end_ms):
-                is_forming = forming is not None and span.start_ms <= forming[0] < span.end_ms
-                bars += [forming] if is_forming and forming is not None else []
-                return _Counted(bars[-newest:], gaps, is_forming, None, step.read)
-            is_late = loop.time() > deadline_s
-            if is_late and (not bars or newest < maxsize):
-                raise _late(feed)
-            much = trades > _MOST_TRADES and newest == maxsize
-            if forming is not None and (len(bars) > enough or (bars and (much or is_late))):
-                return _Counted(bars, gaps, False, forming[0], step.read)
+        async with self._counts.walk(
+            feed, frame, start_ms, span=span, newest=newest, deadline_s=deadline_s
+        ) as walk:
+            return await _walked(feed, walk, span, deadline_s, enough, newest)
 
 
-def _closed(maker: TickBarMaker, ticks: Sequence[Tick], gaps: Sequence[Gap]) -> list[Bar]:
-    """The bars that `ticks` close, but for those within `gaps`; none reaches over one."""
-    closed: list[Bar] = []
-    place = 0
-    for gap in gaps:
-        closed += maker.take(ticks[place : bisect_left(ticks, gap.start_ms, key=open_time)])
-        maker.cut()
-        place = bisect_left(ticks, gap.end_ms, key=open_time)
-    return closed + maker.take(ticks[place:])
+async def _walked(
+    feed: TickFeed,
+    walk: TickWalk | DayWalk,
+    span: TimeRange,
+    deadline_s: float,
+    enough: int,
+    newest: int,
+) -> _Counted:
+    """See TickBarPages._counted."""
+    loop = asyncio.get_running_loop()
+    bars: list[Bar] = []
+    gaps: list[Gap] = []
+    trades = 0
+    while True:
+        step = await walk.step(deadline_s)
+        gaps += step.gaps
+        trades += len(step.read.ticks)
+        bars += select(step.closed, since=span.start_ms, before=span.end_ms)
+        bars = bars[-newest:]
+        forming = walk.forming
+        if step.is_last or (forming is not None and forming[0] >= span.end_ms):
+            is_forming = forming is not None and span.start_ms <= forming[0] < span.end_ms
+            bars += [forming] if is_forming and forming is not None else []
+            return _Counted(bars[-newest:], gaps, is_forming, None, step.read)
+        is_late = loop.time() > deadline_s
+        if is_late and (not bars or newest < maxsize):
+            raise _late(feed)
+        much = trades > _MOST_TRADES and newest == maxsize
+        if forming is not None and (len(bars) > enough or (bars and (much or is_late))):
+            return _Counted(bars, gaps, False, forming[0], step.read)
 
 
 def _told(gaps: Sequence[Gap], reach: TimeRange) -> list[Gap]:

@@ -93,8 +93,8 @@ class Channel:
         self._broadcast = broadcast
         self._metrics = broadcast.metrics
         self._joining: set[Subscription] = set()
-        # Of those who have joined there are many: a set for each format, so that none is asked for it.
-        self._live: dict[Format, set[Outbox]] = {how: set() for how in Format}
+        # Of those who have joined there are many: apart by format, so that none is asked for it.
+        self._live: dict[Format, dict[Outbox, Subscription]] = {how: {} for how in Format}
         # What was published in this turn, of which those who have joined know nothing yet.
         self._said: list[Message] = []
 
@@ -116,12 +116,12 @@ class Channel:
         """From now on what is published goes into its outbox; what was said until now it has kept."""
         self.pass_on(0)
         self._joining.remove(subscription)
-        self._live[subscription.outbox.format].add(subscription.outbox)
+        self._live[subscription.outbox.format][subscription.outbox] = subscription
 
     def remove(self, subscription: Subscription) -> None:
         """Nothing more is for this subscription."""
         self._joining.discard(subscription)
-        self._live[subscription.outbox.format].discard(subscription.outbox)
+        self._live[subscription.outbox.format].pop(subscription.outbox, None)
         self._metrics.stream_subscriptions.dec()
 
     def publish(self, message: Message, on_written: Callable[[], None] | None = None) -> None:
@@ -148,6 +148,9 @@ class Channel:
         """
         said, self._said = self._said, []
         written = 0
+        if any(message.revised is not None for message in said):
+            # Not every client is told the same of it.
+            at_once = 0
         for how, live in self._live.items():
             if not said or not live:
                 continue
@@ -155,7 +158,7 @@ class Channel:
             outboxes, room = list(live), at_once - written
             late = [one for one in outboxes[:room] if not one.write_through(frames)] + outboxes[room:]
             for outbox in late:
-                for message in said:
+                for message in filter(None, map(live[outbox].told, said)):
                     outbox.put_news(self, message)
             reached = len(outboxes) - len(late)
             self._metrics.stream_bytes.inc(reached * len(frames))
@@ -178,6 +181,10 @@ class Subscription(ABC):
     @abstractmethod
     def keep(self, message: Message) -> None:
         """Keeps what has happened until `go_live`; gives the client up if that becomes too much."""
+
+    def told(self, message: Message) -> Message | None:
+        """What of a message this client is told."""
+        return message
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Sends what comes before live, once the client has taken what was sent before."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
-from marketd.domain.bar import Bar, Tick
+from marketd.domain.bar import Bar, Tick, open_time
 from marketd.domain.coverage import Gap
 from marketd.domain.instrument import Instrument, Series, TickSeries
 from marketd.encoding import to_json, to_msgpack
@@ -45,18 +46,26 @@ _ENCODERS: Mapping[Format, tuple[int, Callable[[Any], bytes]]] = {
 class Message:
     """One message, encoded when a format is first asked for; one that `lasts` must not be left out.
 
-    `ticks` is what it says of trades, if it does.
+    `ticks` is what it says of trades, and `revised` what it says has become of bars, if it does.
     """
 
-    __slots__ = ("_frames", "body", "lasts", "ticks")
+    __slots__ = ("_frames", "_parts", "body", "lasts", "revised", "ticks")
 
     def __init__(
-        self, body: Mapping[str, Any], *, lasts: bool = True, ticks: TickEvent | None = None
+        self,
+        body: Mapping[str, Any],
+        *,
+        lasts: bool = True,
+        ticks: TickEvent | None = None,
+        revised: RevisedEvent | None = None,
     ) -> None:
         self.body = body
         self.lasts = lasts
         self.ticks = ticks
+        self.revised = revised
         self._frames: dict[Format, bytes] = {}
+        # What is told of it to clients that have no bars before some time, by the first bar of that.
+        self._parts: dict[int, Message] = {}
 
     def frame(self, how: Format) -> bytes:
         """The message as one WebSocket frame, ready to be sent: what a server says is not masked."""
@@ -66,6 +75,22 @@ class Message:
             payload = encode(self.body)
             frame = self._frames[how] = _head(first, len(payload)) + payload
         return frame
+
+    def since(self, since_ms: int) -> Message | None:
+        """What of it is for a client that has no bars before `since_ms`, if anything is."""
+        event = self.revised
+        if event is None or event.start_ms >= since_ms:
+            return self
+        if event.end_ms <= since_ms:
+            return None
+        first = bisect_left(event.bars, since_ms, key=open_time)
+        if not first:
+            return self
+        part = self._parts.get(first)
+        if part is None:
+            start_ms, bars = event.bars[first - 1][0] + 1, event.bars[first:]
+            part = self._parts[first] = Message({**self.body, "start": start_ms, "bars": bars})
+        return part
 
 
 def _head(first: int, length: int) -> bytes:
@@ -112,7 +137,8 @@ def event_message(series: BarStream, event: TickBarNews, cursor: str) -> Message
                     "end": event.end_ms,
                     "bars": event.bars,
                     "cursor": cursor,
-                }
+                },
+                revised=event,
             )
         case GapEvent():
             return gap_message(series, event.gap)

@@ -7,7 +7,7 @@ from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import Series
 from marketd.plugins.feed import Feed
 from marketd.storage import Storage
-from marketd.storage.base import Revision
+from marketd.storage.records import Revision
 from marketd.streaming.events import BarEvent
 from marketd.streaming.messages import Message, event_message
 from marketd.streaming.needs import Past

@@ -138,7 +138,9 @@ class SubscriptionService:
         self, feed: Feed, subscription: BarSubscription[Series], since: int, joined: Joined
     ) -> bool:
         """Sends the closed bars from `since` on up to where live begins; see Pages.send."""
-        return await self._pages.send(feed, subscription, since, await self._numbered(feed, joined))
+        # Of a crowd each asks from its own millisecond, and all of them for the same bars.
+        first_ms = subscription.series.timeframe.ceil(since)
+        return await self._pages.send(feed, subscription, first_ms, await self._numbered(feed, joined))
 
     async def resume(
         self, feed: Feed, subscription: BarSubscription[Series], cursor: Cursor, joined: Joined

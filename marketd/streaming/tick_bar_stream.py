@@ -11,10 +11,32 @@ from marketd.domain.instrument import TickSeries
 from marketd.streaming.broadcast import BroadcastManager, Channel
 from marketd.streaming.events import BarEvent, GapEvent, HealthEvent, RevisedEvent, TickBarNews
 from marketd.streaming.messages import Message, event_message
+from marketd.streaming.outbox import Outbox
 from marketd.streaming.ring import Cursor, Ring
+from marketd.streaming.stream import BarSubscription
 
 # The most bars in one message that revises them.
 _AT_ONCE = 1_000
+
+
+class TickBarSubscription(BarSubscription[TickSeries]):
+    """One client's, which does not have, and is not told of, what opens before `since_ms`."""
+
+    __slots__ = ("since_ms",)
+
+    def __init__(self, series: TickSeries, outbox: Outbox, since_ms: int) -> None:
+        super().__init__(series, outbox)
+        self.since_ms = since_ms
+
+    def told(self, message: Message) -> Message | None:
+        """See Subscription."""
+        return message.since(self.since_ms)
+
+    def keep(self, message: Message) -> None:
+        """See Subscription."""
+        part = self.told(message)
+        if part is not None:
+            super().keep(part)
 
 
 class TickBarStream:
@@ -42,17 +64,40 @@ class TickBarStream:
         self.next_ms = next_ms
         self.ring = Ring(series, ring_size, next_ms)
         self._forming: BarEvent | None = None
+        # Those who came before it was known where the stream begins.
+        self._early: set[TickBarSubscription] = set()
 
     @property
     def cursor(self) -> Cursor:
         """The cursor of a client that has been told everything."""
         return self.ring.cursor(self.next_ms)
 
+    def add(self, subscription: TickBarSubscription) -> None:
+        """Adds a client, which is told the forming bar, and that its trades are not well."""
+        self.channel.add(subscription)
+        if self.begun.done():
+            subscription.since_ms = min(subscription.since_ms, self.next_ms)
+        else:
+            self._early.add(subscription)
+        news: list[TickBarNews] = [] if self._forming is None else [self._forming]
+        if self.health.state != "live":
+            news.append(self.health)
+        for event in news:
+            subscription.keep(self._passing(event))
+
+    def remove(self, subscription: TickBarSubscription) -> None:
+        """Removes a client."""
+        self.channel.remove(subscription)
+        self._early.discard(subscription)
+
     def begin(self, next_ms: int) -> None:
         """Says where the stream begins: with the bar that opens at `next_ms`, or the next one."""
         # A cursor of the time before knows nothing of what was said since.
         self.ring = Ring(self.series, self._ring_size, next_ms)
         self.next_ms = next_ms
+        for subscription in self._early:
+            subscription.since_ms = min(subscription.since_ms, next_ms)
+        self._early.clear()
         self.begun.set_result(self.cursor)
 
     def close(self, bar: Bar, next_ms: int) -> None:
@@ -88,13 +133,6 @@ class TickBarStream:
         if health.state != self.health.state:
             self.health = health
             self.channel.publish(self._passing(health))
-
-    def greeting(self) -> list[Message]:
-        """What a client is told when it joins: the forming bar, and that its trades are not well."""
-        news: list[TickBarNews] = [] if self._forming is None else [self._forming]
-        if self.health.state != "live":
-            news.append(self.health)
-        return list(map(self._passing, news))
 
     def _keep(self, event: TickBarNews) -> None:
         """Publishes what must not be missed."""

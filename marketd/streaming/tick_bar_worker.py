@@ -145,8 +145,11 @@ class TickBarWorker:
         deadline_s = asyncio.get_running_loop().time() + self._patience_s
         is_last = False
         while not is_last:
+            at_ms = self._walk.at_ms
             step = await self._walk.step(deadline_s, known_ms)
             self._bars = [*self._bars, *step.closed][-_KEPT:]
+            # What was fetched for the count is in it.
+            self._news = [(t_ms, seq) for t_ms, seq in self._news if t_ms < at_ms or seq > step.seq]
             is_last = step.is_last
         self._base_ms = self._missed_ms = self._next_ms
         self._stream.begin(self._base_ms)

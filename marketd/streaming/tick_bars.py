@@ -16,9 +16,8 @@ from marketd.streaming.broadcast import BroadcastManager
 from marketd.streaming.needs import Past
 from marketd.streaming.pages import Pages
 from marketd.streaming.ring import Cursor, Replay
-from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tapes import TapeService
-from marketd.streaming.tick_bar_stream import TickBarStream
+from marketd.streaming.tick_bar_stream import TickBarStream, TickBarSubscription
 from marketd.streaming.tick_bar_worker import TickBarWorker, Walk
 from marketd.supervisor import Supervisor
 
@@ -90,7 +89,7 @@ class TickBarService:
         self._tapes.check_room({series.instrument for series in streams}, beside=new)
 
     def subscribe(
-        self, feed: TickFeed, subscription: BarSubscription[TickSeries], resume: Cursor | None = None
+        self, feed: TickFeed, subscription: TickBarSubscription, resume: Cursor | None = None
     ) -> TickBarsJoined:
         """Adds a subscription, which waits for `go_live`; `resume` is where its client stood before.
 
@@ -101,17 +100,15 @@ class TickBarService:
             count.ending.cancel()
             count.ending = None
         stream = count.stream
-        stream.channel.add(subscription)
-        for message in stream.greeting():
-            subscription.keep(message)
+        stream.add(subscription)
         begun = None if stream.begun.done() else stream.begun
         replay = None if resume is None or begun else stream.ring.replay(resume)
         return TickBarsJoined(stream.cursor, begun, replay)
 
-    def unsubscribe(self, feed: TickFeed, subscription: BarSubscription[TickSeries]) -> None:
+    def unsubscribe(self, feed: TickFeed, subscription: TickBarSubscription) -> None:
         """Removes a subscription; a series without another ends after the linger time."""
         count = self._counts[subscription.series]
-        count.stream.channel.remove(subscription)
+        count.stream.remove(subscription)
         if not count.stream.channel:
             loop = asyncio.get_running_loop()
             count.ending = loop.call_later(self._linger_s, self._end, count)
@@ -119,7 +116,7 @@ class TickBarService:
     async def catch_up(
         self,
         feed: TickFeed,
-        subscription: BarSubscription[TickSeries],
+        subscription: TickBarSubscription,
         since: int,
         joined: TickBarsJoined,
     ) -> bool:
@@ -129,7 +126,7 @@ class TickBarService:
     async def resume(
         self,
         feed: TickFeed,
-        subscription: BarSubscription[TickSeries],
+        subscription: TickBarSubscription,
         cursor: Cursor,
         joined: TickBarsJoined,
     ) -> bool:

@@ -20,7 +20,7 @@ from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.storage import Storage, Stored, StoredBars
-from marketd.storage.base import Revision
+from marketd.storage.records import Revision
 
 MINUTES = st.integers(0, 40)
 STATEMENTS = st.builds(

@@ -22,7 +22,7 @@ from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.storage import Job, Storage, Stored, StoredBars
-from marketd.storage.base import Revision, reach_of
+from marketd.storage.records import Revision, reach_of
 
 T = TypeVar("T")
 

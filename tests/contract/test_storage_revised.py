@@ -7,7 +7,7 @@ from scripted import INSTRUMENT, MINUTE, START, M, bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.storage import Storage
-from marketd.storage.base import Revised, Revision
+from marketd.storage.records import Revised, Revision
 
 SERIES = Series(INSTRUMENT, MINUTE)
 ANY = 1_000

@@ -25,7 +25,7 @@ from marketd.domain.timerange import TimeRange
 from marketd.market.stored import StoredRead, StoredReads
 from marketd.metrics import Metrics
 from marketd.storage import Change, StoredBars
-from marketd.storage.base import Changed, reach_of
+from marketd.storage.records import Changed, reach_of
 from marketd.storage.sqlite import SQLiteStorage
 
 T = TypeVar("T")

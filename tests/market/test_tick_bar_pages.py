@@ -7,47 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import MIDNIGHT, Counting, opens, tick
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import START, RememberingPlugin, TickingPlugin
-from taped import NOW, S, World
+from scripted import RememberingPlugin
+from taped import NOW, S
 
-from marketd.domain.bar import Bar, Tick
-from marketd.domain.coverage import Covered, Gap, Reason
+from marketd.domain.bar import Bar
+from marketd.domain.coverage import Gap, Reason
 from marketd.domain.errors import InvalidInput, ProviderFailed, ProviderTimeout
 from marketd.domain.tickframe import TickBarMaker, Tickframe
-from marketd.domain.timeframe import DAY_MS
 from marketd.domain.timerange import MIN_MS
-from marketd.market.tick_bar_pages import TickBarPages, TickBarsPage
+from marketd.market.tick_bar_pages import TickBarsPage
 from marketd.storage.sqlite import SQLiteStorage
-
-MIDNIGHT = START - START % DAY_MS
-THREE = Tickframe.parse("3t")
-
-
-def tick(ms: int, number: int = 0) -> Tick:
-    return (MIDNIGHT + ms, 100.0 + number % 7, 0.1 * (number % 3), "", str(number))
-
-
-class Counting:
-    """One instrument's trades, and the pages of bars that are made of them."""
-
-    def __init__(
-        self, storage: SQLiteStorage, cls: type[Any] = TickingPlugin, patience_ms: int = 2_000
-    ) -> None:
-        self.world = World(storage, cls)
-        self.pages = TickBarPages(self.world.tapes, request_timeout_ms=patience_ms, keep_ms=10 * DAY_MS)
-
-    async def keep(self, *ticks: Tick, known: tuple[int, int] = (MIN_MS, NOW)) -> None:
-        await self.world.tapes.keep(self.world.feed, ticks, [Covered(*known, Reason.DATA)])
-
-    async def page(self, frame: Tickframe = THREE, **asked: Any) -> TickBarsPage:
-        query = {"since": None, "before": None, "limit": 100, "page_token": None} | asked
-        return await self.pages.page(self.world.feed, frame, **query)
-
-
-def opens(page: TickBarsPage) -> list[int]:
-    return [bar[0] - MIDNIGHT for bar in page.bars]
 
 
 @given(

@@ -10,9 +10,9 @@ from scripted import INSTRUMENT, MINUTE, START, M, bar
 from marketd.domain.coverage import Covered, Reason
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import Job, QueryPlan
 from marketd.storage.postgres import PostgresStorage
 from marketd.storage.postgres.profile import STATEMENTS, VIEW_STATEMENTS, profile
+from marketd.storage.records import Job, QueryPlan
 
 SERIES = Series(INSTRUMENT, MINUTE)
 EVER = TimeRange(MIN_MS, MAX_MS)

@@ -22,7 +22,7 @@ from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
 from marketd.storage import StoredBars
-from marketd.storage.base import Revision
+from marketd.storage.records import Revision
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.storage.sqlite.schema import MIGRATIONS, migrate
 
@@ -40,7 +40,7 @@ OWNER = """
 import asyncio, sys
 from pathlib import Path
 from marketd.storage import StoredBars
-from marketd.storage.base import Revision
+from marketd.storage.records import (Revision)
 from marketd.storage.sqlite import SQLiteStorage
 
 async def own():

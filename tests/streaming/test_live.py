@@ -21,7 +21,7 @@ from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
 from marketd.plugins import BarUpdate
 from marketd.storage import Storage
-from marketd.storage.base import Stored
+from marketd.storage.records import Stored
 from marketd.streaming import retry
 from marketd.streaming.derive import Deriver
 from marketd.streaming.events import BarEvent, Event

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import INSTRUMENT, START, RememberingPlugin, TickingPlugin
 from taped_world import MakeTaped, TapeWorld, passing, tick
@@ -18,9 +18,11 @@ from marketd.domain.errors import ProviderFailed, Unsupported
 from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
+from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.storage.sqlite import SQLiteStorage
+from marketd.streaming import tick_bar_worker
 from marketd.streaming.ring import Cursor
-from marketd.streaming.stream import BarSubscription
+from marketd.streaming.tick_bar_stream import TickBarSubscription
 
 THREE = TickSeries(INSTRUMENT, Tickframe.parse("3t"))
 MIDNIGHT = day_of(START)
@@ -41,7 +43,9 @@ class Chart:
     async def join(self, since: int | None = None, resume: str | None = None) -> bool:
         service, world = self._world.counting, self._world
         cursor = Cursor.parse(resume, field="resume") if resume else None
-        self.subscription = BarSubscription(THREE, self.client.outbox)
+        self.since = since if resume is None else MIN_MS
+        since_ms = MAX_MS if self.since is None else self.since
+        self.subscription = TickBarSubscription(THREE, self.client.outbox, since_ms)
         joined = service.subscribe(world.feed, self.subscription, cursor)
         recovered = True
         if cursor is not None:
@@ -71,6 +75,7 @@ class Chart:
             start, end = message.get("start", 0), message.get("end", 0)
             self.bars = {t: bar for t, bar in self.bars.items() if not start <= t < end}
             self.bars |= {bar[0]: tuple(bar) for bar in message["bars"]}
+            assert self.since is None or all(t_ms >= self.since for t_ms in self.bars)
         return kind
 
     async def draw_on(self) -> None:
@@ -84,7 +89,8 @@ class Chart:
                 await self.draw()
 
     def is_like(self, bars: list[Bar]) -> bool:
-        return bool(bars) and sorted(self.bars.values()) == bars[:-1] and self.forming == bars[-1]
+        closed = [bar for bar in bars[:-1] if self.since is None or bar[0] >= self.since]
+        return bool(bars) and sorted(self.bars.values()) == closed and self.forming == bars[-1]
 
 
 async def answer(world: TapeWorld) -> list[Bar]:
@@ -135,6 +141,51 @@ async def test_a_late_trade_moves_the_bars_behind_it_and_no_others(make_taped: M
     world.says(tick(110))
     await chart.is_drawn(await answer_of(world, 4))
     assert chart.told.count("revised") == 1
+
+
+async def test_of_a_revision_a_client_is_told_what_opens_from_its_since_on(
+    make_taped: MakeTaped,
+) -> None:
+    world = make_taped()
+    first = Chart(world)
+    await first.join(since=MIDNIGHT)
+    world.says(tick(0), *(tick(ms * 10) for ms in range(1, 14)))
+    await first.is_drawn(await answer_of(world, 5))
+    charts = [Chart(world) for _ in range(4)]
+    for chart, ms in zip(charts, (41, 42, 70, 500), strict=True):
+        await chart.join(since=START + ms)
+    live = Chart(world)
+    await live.join()
+    world.says(tick(45, "late"), at=140)
+    bars = await answer_of(world, 5)
+    while bars[2][0] != START + 60:
+        bars = await answer(world)
+    for chart in [first, *charts[:3]]:
+        await chart.is_drawn(bars)
+    assert [chart.told.count("revised") for chart in [first, *charts[:3]]] == [1] * 4
+    world.says(*(tick(140 + ms * 10) for ms in range(5)))
+    bars = await answer_of(world, 6)
+    for chart in (charts[3], live):
+        while chart.forming != bars[-1]:
+            await chart.draw()
+        assert min(chart.bars) >= bars[4][0] > START + 100
+
+
+async def test_the_first_client_of_a_long_day_is_told_no_revision_of_what_was_fetched_for_it(
+    make_taped: MakeTaped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tick_bar_worker, "_KEPT", 4)
+    world = make_taped(RememberingPlugin)
+    world.plugin.past = [tick(ms * 10) for ms in range(40)]
+    world.clock.set(START + 400_000)
+    chart = Chart(world)
+    await chart.join(since=START + 205)
+    clock = asyncio.create_task(passing(world.clock))
+    world.plugin.past += (now := [tick(400_000), tick(400_001)])
+    world.says(*now)
+    await chart.is_drawn(await answer_of(world, 14))
+    clock.cancel()
+    assert "revised" not in chart.told
 
 
 async def test_a_lost_connection_is_a_gap_that_ends_a_bar(make_taped: MakeTaped) -> None:
@@ -231,6 +282,7 @@ ACTS = st.lists(
 
 
 @given(acts=ACTS, has_history=st.booleans())
+@example(acts=["lose"], has_history=False)
 @settings(max_examples=10, deadline=None)
 def test_whatever_happens_all_clients_see_what_a_read_answers(
     tmp_path_factory: pytest.TempPathFactory, acts: list[Any], has_history: bool

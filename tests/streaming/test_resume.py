@@ -173,6 +173,7 @@ async def test_a_crowd_that_comes_back_reads_each_page_once(make_world: Make, re
     await world.join(world.client(), MINUTE, START)
     reads.clear()
     clients = [world.client() for _ in range(200)]
+    since = iter(range(START - 200, START))
 
     async def told(client: Any) -> list[Bar]:
         bars: list[Bar] = []
@@ -180,11 +181,11 @@ async def test_a_crowd_that_comes_back_reads_each_page_once(make_world: Make, re
             bars += [tuple(one) for one in (await client.next("snapshot"))["bars"]]
         return bars
 
-    # Half of them at once, the others one after another.
+    # Half of them at once, the others one after another; each from a moment of its own.
     late = clients[100:]
-    await asyncio.gather(*(world.join(client, MINUTE, START) for client in clients[:100]))
+    await asyncio.gather(*(world.join(client, MINUTE, next(since)) for client in clients[:100]))
     for client in late:
-        await world.join(client, MINUTE, START)
+        await world.join(client, MINUTE, next(since))
     assert all(one == history for one in await asyncio.gather(*map(told, clients)))
     assert len(reads) <= 4
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from marketd.config import StreamConfig
 from marketd.domain.errors import LimitExceeded
 from marketd.web.ws.limits import MessageRate, Places
+from marketd.web.ws.turns import Turns
 
 
 @given(
@@ -52,3 +55,24 @@ def test_no_more_clients_are_let_in_than_may_be_there(steps: list[tuple[str, boo
         else:
             with pytest.raises(LimitExceeded, match=r"max_clients"):
                 places.take(address, limits)
+
+
+async def test_no_more_is_taken_while_much_waits_for_its_turn() -> None:
+    turns, may_go_on, obeyed = Turns(), asyncio.Event(), []
+
+    async def obey(number: int) -> None:
+        await may_go_on.wait()
+        obeyed.append(number)
+
+    async def say() -> None:
+        for number in range(10):
+            await turns.begin([], 60_000, partial(obey, number))
+
+    saying = asyncio.create_task(say())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(turns.under_way) == 5
+    may_go_on.set()
+    await saying
+    await asyncio.gather(*turns.under_way)
+    assert obeyed == list(range(10))

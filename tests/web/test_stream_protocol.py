@@ -404,6 +404,33 @@ async def test_a_client_is_pinged_and_one_that_does_not_answer_is_given_up(start
         assert (await listening)["type"] == "pong"
 
 
+async def test_a_command_that_waits_for_its_provider_keeps_others_of_its_streams_waiting_alone(
+    connect: Connect, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = daemon.loader.provider("sim").plugin
+    get_symbols, may_answer = plugin.get_symbols, asyncio.Event()
+
+    async def waiting(market: str) -> Any:
+        await may_answer.wait()
+        return await get_symbols(market)
+
+    monkeypatch.setattr(plugin, "get_symbols", waiting)
+    socket, gone = await connect(), await connect()
+    for one in (socket, gone):
+        await one.say(BTC)
+        await one.say(BTC | {"id": "2", "type": "unsubscribe"})
+        assert await one.ask({"type": "ping"}) == {"type": "pong", "id": ""}
+        assert named(await one.ask(ODD | {"id": "3"}))[0]["provider"] == "files"
+    await gone.raw.close()
+    clients = daemon.metrics.stream_clients._value
+    async with asyncio.timeout(PATIENCE_S):
+        while clients.get() != 1:  # noqa: ASYNC110 - a gauge has no event
+            await asyncio.sleep(0.01)
+    may_answer.set()
+    assert named(await socket.hear_of("subscribed")) == [BARS]
+    assert await socket.hear_of("unsubscribed") == {"type": "unsubscribed", "id": "2", "streams": [BARS]}
+
+
 async def test_nothing_is_left_of_a_client_that_went_away(
     connect: Connect, daemon: Daemon, clock: ManualClock
 ) -> None:

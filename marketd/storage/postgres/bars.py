@@ -14,10 +14,10 @@ from asyncpg import Record
 from marketd.domain.bar import Bar
 from marketd.domain.coverage import Covered
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Revised, Revision, Stored, StoredBars
 from marketd.storage.postgres import coverage
 from marketd.storage.postgres.connection import Connection
 from marketd.storage.postgres.freshness import spoil
+from marketd.storage.records import Revised, Revision, Stored, StoredBars
 
 # The most bars in one statement.
 PIECE = 5_000

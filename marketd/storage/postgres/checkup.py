@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from marketd.domain.coverage import Reason
 from marketd.domain.timeframe import DAY_MS
 from marketd.domain.timerange import MAX_MS, MIN_MS
-from marketd.storage.base import Checkup
 from marketd.storage.postgres.connection import FAILURES, Connection, Connections, reason
 from marketd.storage.postgres.schema import MIGRATIONS
+from marketd.storage.records import Checkup
 from marketd.storage.soundness import SERIES, TRADES, Content, Counts, doubts, schema_facts
 
 _PATIENCE_S = 10.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from uuid import uuid4
 
 from marketd.domain.errors import Superseded
-from marketd.storage.base import Job, in_turn
 from marketd.storage.postgres.connection import Connection
+from marketd.storage.records import Job, in_turn
 
 _SAVE = """
     INSERT INTO job (id, kind, state, body, created_ms, updated_ms, due_ms)

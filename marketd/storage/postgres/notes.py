@@ -17,9 +17,9 @@ import asyncpg
 
 from marketd.domain.instrument import Series
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Change
 from marketd.storage.postgres import names
 from marketd.storage.postgres.connection import FAILURES, Connection, Connections, reason
+from marketd.storage.records import Change
 
 log = logging.getLogger(__name__)
 

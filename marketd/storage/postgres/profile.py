@@ -13,7 +13,6 @@ import asyncpg
 
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
-from marketd.storage.base import QueryPlan
 from marketd.storage.postgres import (
     aggregates,
     bars,
@@ -26,6 +25,7 @@ from marketd.storage.postgres import (
     timescale,
 )
 from marketd.storage.postgres.connection import Connection, Connections, reason
+from marketd.storage.records import QueryPlan
 
 _SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\s")
 _PAGE = 1_000

@@ -16,19 +16,7 @@ from marketd.domain.errors import MarketdError, StorageFailed, Superseded
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import (
-    AddedTicks,
-    Change,
-    Checkup,
-    Job,
-    NumberedTick,
-    QueryPlan,
-    Revised,
-    Storage,
-    Stored,
-    StoredBars,
-    StoredTicks,
-)
+from marketd.storage.base import Storage
 from marketd.storage.postgres import bars as bar_rows
 from marketd.storage.postgres import jobs as job_rows
 from marketd.storage.postgres import names
@@ -47,6 +35,18 @@ from marketd.storage.postgres.notes import Note, Notes
 from marketd.storage.postgres.opening import prepare
 from marketd.storage.postgres.profile import profile
 from marketd.storage.postgres.timescale import Views
+from marketd.storage.records import (
+    AddedTicks,
+    Change,
+    Checkup,
+    Job,
+    NumberedTick,
+    QueryPlan,
+    Revised,
+    Stored,
+    StoredBars,
+    StoredTicks,
+)
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from hashlib import blake2b
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import AddedTicks, NumberedTick, StoredTicks, reach_of_ticks
 from marketd.storage.postgres import coverage, names
 from marketd.storage.postgres.bars import PIECE
 from marketd.storage.postgres.connection import Connection
+from marketd.storage.records import AddedTicks, NumberedTick, StoredTicks, reach_of_ticks
 
 # `place` counts up as rows are made: the order within a millisecond, and, since an instrument's are made
 # under the lock of its row, the number of each of its trades.

@@ -17,7 +17,7 @@ from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import Revised, Revision, Stored, cut_reach
+from marketd.storage.records import Revised, Revision, Stored, cut_reach
 from marketd.storage.sqlite import coverage, rolled
 from marketd.storage.sqlite.names import SeriesIds
 

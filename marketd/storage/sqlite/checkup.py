@@ -14,7 +14,7 @@ from marketd.domain import packing
 from marketd.domain.coverage import Reason
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
-from marketd.storage.base import Checkup
+from marketd.storage.records import Checkup
 from marketd.storage.soundness import SERIES, TRADES, Content, Counts, doubts, schema_facts
 from marketd.storage.sqlite.bars import block_ms
 from marketd.storage.sqlite.schema import MIGRATIONS

@@ -7,7 +7,7 @@ import time
 from uuid import uuid4
 
 from marketd.domain.errors import Superseded
-from marketd.storage.base import Job, in_turn
+from marketd.storage.records import Job, in_turn
 
 _SAVE_JOB = """
     INSERT INTO job (id, kind, state, body, created_ms, updated_ms, due_ms)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS
-from marketd.storage.base import QueryPlan
+from marketd.storage.records import QueryPlan
 from marketd.storage.rollups import KEPT
 from marketd.storage.sqlite import bars, coverage, jobs, names, probe, rolled, rollups, ticks
 from marketd.storage.sqlite.upkeep import reading

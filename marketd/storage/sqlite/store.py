@@ -23,14 +23,14 @@ from marketd.domain.errors import StorageFailed
 from marketd.domain.instrument import Instrument, Series
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import MAX_MS, MIN_MS, TimeRange
-from marketd.storage.base import (
+from marketd.storage.base import Storage
+from marketd.storage.records import (
     AddedTicks,
     Change,
     Checkup,
     Job,
     QueryPlan,
     Revised,
-    Storage,
     Stored,
     StoredBars,
     StoredTicks,

@@ -10,7 +10,7 @@ from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered
 from marketd.domain.instrument import Instrument
 from marketd.domain.timerange import TimeRange
-from marketd.storage.base import AddedTicks, StoredTicks, reach_of_ticks
+from marketd.storage.records import AddedTicks, StoredTicks, reach_of_ticks
 from marketd.storage.sqlite import coverage
 from marketd.storage.sqlite.names import ensure_instrument, find_instrument
 

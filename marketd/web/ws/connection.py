@@ -12,8 +12,9 @@ from aiohttp import WSMsgType, web
 
 from marketd.config import StreamConfig
 from marketd.domain.errors import Conflict, InvalidInput, LimitExceeded, MarketdError
-from marketd.domain.instrument import Instrument, TickSeries
+from marketd.domain.instrument import Instrument, Series, TickSeries
 from marketd.domain.tickframe import Tickframe
+from marketd.domain.timerange import MAX_MS, MIN_MS
 from marketd.market.service import MarketService, SeriesName
 from marketd.metrics import Metrics
 from marketd.streaming.broadcast import Subscription
@@ -24,10 +25,12 @@ from marketd.streaming.service import SubscriptionService
 from marketd.streaming.stream import BarSubscription
 from marketd.streaming.tape_stream import TapeSubscription
 from marketd.streaming.tapes import TapeService
+from marketd.streaming.tick_bar_stream import TickBarSubscription
 from marketd.streaming.tick_bars import TickBarService
-from marketd.supervisor import cancel_all
+from marketd.supervisor import cancel_all, raise_if_cancelled
 from marketd.web.ws.commands import decode, validated
 from marketd.web.ws.limits import MessageRate
+from marketd.web.ws.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +90,7 @@ class Connection:
             metrics=metrics,
         )
         self._rate = MessageRate(limits.max_rate)
+        self._turns = Turns()
         self._cutting: asyncio.Task[None] | None = None
         self._followed: dict[StreamName, _Followed] = {}
 
@@ -97,7 +101,7 @@ class Connection:
             # Only this task may receive; others write and close.
             async for frame in self._socket:
                 if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    await self._obey(frame.data)
+                    await self._take(frame.data)
                     # Frames may lie ready in hundreds: others are heard between any two of them.
                     await asyncio.sleep(0)
         finally:
@@ -107,7 +111,7 @@ class Connection:
             self._followed.clear()
             for one in followed:
                 one.leave()
-            await cancel_all({one.catching_up for one in followed})
+            await cancel_all([*self._turns.under_way, *(one.catching_up for one in followed)])
             if self._cutting is not None:
                 await self._cutting
 
@@ -128,7 +132,8 @@ class Connection:
         self._outbox.flush()
         self._outbox.close()
 
-    async def _obey(self, data: str | bytes) -> None:
+    async def _take(self, data: str | bytes) -> None:
+        """Has the command in a frame obeyed, in its turn; what is none is refused."""
         command_id = ""
         try:
             raw = decode(data, self._format)
@@ -136,18 +141,30 @@ class Connection:
             command_id = found[:64] if isinstance(found, str) else ""
             self._rate.take()
             command = validated(raw, most_symbols=self._limits.max_symbols)
+        except Exception as error:
+            self._failed(command_id, error)
+            return
+        streams = [] if command["type"] == "ping" else _named(command)
+        await self._turns.begin(streams, len(data), partial(self._obey, command))
+
+    async def _obey(self, command: dict[str, Any]) -> None:
+        try:
             match command["type"]:
                 case "subscribe":
                     await self._subscribe(command)
                 case "unsubscribe":
                     await self._unsubscribe(command)
                 case "ping":
-                    self._say({"type": "pong", "id": command_id})
-        except MarketdError as error:
+                    self._say({"type": "pong", "id": command["id"]})
+        except Exception as error:
+            self._failed(command["id"], error)
+
+    def _failed(self, command_id: str, error: Exception) -> None:
+        if isinstance(error, MarketdError):
             self._refuse(command_id, error.code, error.message)
-        except Exception:
+        else:
             # A mistake of ours costs this command, not the socket and its streams.
-            log.exception("command failed id=%r", command_id)
+            log.error("command failed id=%r", command_id, exc_info=error)
             self._refuse(command_id, MarketdError.code, _MISTAKE)
 
     def _refuse(self, command_id: str, code: str, message: str) -> None:
@@ -156,16 +173,13 @@ class Connection:
     async def _subscribe(self, command: dict[str, Any]) -> None:
         # All of the streams that a command names, or an error.
         service, streams = await self._wanted(command)
+        raise_if_cancelled()
         since, resume = self._admitted(command, streams)
         service.check_room(streams)
         joins = []
         told = []
         for stream, feed in streams.items():
-            subscription = (
-                TapeSubscription(stream, self._outbox)
-                if isinstance(stream, Instrument)
-                else BarSubscription(stream, self._outbox)
-            )
+            subscription = self._subscription(stream, since, resume)
             joined = service.subscribe(feed, subscription, resume)
             joins.append((stream, feed, subscription, joined))
             told.append({"channel": "bars"} | names(stream) | {"cursor": joined.cursor.token()})
@@ -176,6 +190,19 @@ class Connection:
             )
             leave = partial(service.unsubscribe, feed, subscription)
             self._followed[stream] = _Followed(leave, asyncio.create_task(joining))
+
+    def _subscription(
+        self, stream: StreamName, since: int | None, resume: Cursor | None
+    ) -> Subscription:
+        match stream:
+            case Instrument():
+                return TapeSubscription(stream, self._outbox)
+            case TickSeries():
+                # Which bars a client that comes back has had nobody knows.
+                since_ms = MIN_MS if resume else MAX_MS if since is None else since
+                return TickBarSubscription(stream, self._outbox, since_ms)
+            case Series():
+                return BarSubscription(stream, self._outbox)
 
     async def _wanted(self, command: dict[str, Any]) -> tuple[_Service, Mapping[StreamName, Any]]:
         """The streams that a command names, with the feed behind each, and who has them."""
