@@ -178,11 +178,13 @@ class Metrics:
             registry=registry,
         )
         self.stream_upstreams = Gauge(
-            "marketd_stream_upstreams", "Series followed at a provider.", registry=registry
+            "marketd_stream_upstreams",
+            "Series followed for this node's clients, at a provider or through the leader.",
+            registry=registry,
         )
         self.tape_upstreams = Gauge(
             "marketd_tape_upstreams",
-            "Instruments whose trades are followed at a provider.",
+            "Instruments whose trades are followed for them, in the same way.",
             registry=registry,
         )
         self.stream_leading = Gauge(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from marketd.domain.instrument import Series
     from marketd.domain.timerange import TimeRange
     from marketd.storage.base import Storage
-from marketd.storage.records import Checkup, QueryPlan, Stored, StoredBars
+    from marketd.storage.records import Checkup, QueryPlan, Stored, StoredBars
 
 T = TypeVar("T")
 
