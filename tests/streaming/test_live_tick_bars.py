@@ -299,6 +299,7 @@ ACTS = st.lists(
 
 @given(acts=ACTS, has_history=st.booleans())
 @example(acts=["lose"], has_history=False)
+@example(acts=["join", [1], [-2, -9], [1, -10], [4, -1], "lose", [0, -10], "join"], has_history=False)
 @settings(max_examples=10, deadline=None)
 def test_whatever_happens_all_clients_see_what_a_read_answers(
     tmp_path_factory: pytest.TempPathFactory, acts: list[Any], has_history: bool
