@@ -36,6 +36,11 @@ class TimeBarFeed(Feed):
         """The trades that its bars are made of."""
         return TickFeed(self.provider, self.series.instrument)
 
+    @property
+    def known_ms(self) -> int:
+        """See Feed.known_ms; the present where nobody follows them."""
+        return self.tapes.known_ms(self.tape)
+
     async def fetch(self, span: TimeRange, turn: Turn = NOW, *, again: bool = False) -> Fetched:
         """See Feed.fetch: as many bars as the pages of trades of one interval hold."""
         if self.is_of_live_trades:
@@ -55,11 +60,11 @@ class TimeBarFeed(Feed):
         present = Feed.present(self)
         if not self.is_of_live_trades:
             return present
-        known_ms = self.series.timeframe.floor(self.tapes.known_ms(self.tape))
+        known_ms = self.series.timeframe.floor(self.known_ms)
         return present._replace(settled_end_ms=min(present.settled_end_ms, known_ms))
 
     async def _fetch_live(self, span: TimeRange) -> Fetched:
-        lost_ms, known_ms = self.tapes.lost_ms(self.tape), self.tapes.known_ms(self.tape)
+        lost_ms, known_ms = self.tapes.lost_ms(self.tape), self.known_ms
         timeframe = self.series.timeframe
         _, closed_ms, settled_ms = self.present()
         untold: list[TimeRange] = []

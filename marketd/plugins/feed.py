@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from marketd.domain.instrument import Instrument, Series
-from marketd.domain.timerange import TimeRange
+from marketd.domain.timerange import MIN_MS, TimeRange
 from marketd.plugins.base import BarStreams
 from marketd.plugins.guard import NOW, Turn
 from marketd.plugins.pages import Fetched
@@ -82,6 +82,11 @@ class Feed:
     def is_of_live_trades(self) -> bool:
         """True if its bars can be made of trades alone as a stream tells them, and never afterwards."""
         return self.tape is not None and not self.provider.has_tick_history
+
+    @property
+    def known_ms(self) -> int:
+        """Before this their stream proves what there was of the trades that its bars are made of."""
+        return MIN_MS
 
     async def fetch(self, span: TimeRange, turn: Turn = NOW, *, again: bool = False) -> Fetched:
         """The first page of bars in `span`, closed and forming; see Provider.fetch.

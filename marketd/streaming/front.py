@@ -34,6 +34,8 @@ class Front:
         self, feed: Feed, *, history: History, storage: Storage, emit: Callable[[Event], None]
     ) -> None:
         self.next_ms = feed.present().settled_end_ms
+        self.told_ms = self.next_ms
+        """The newest bar that was told as closed, or where it began."""
         self.health = HealthEvent("live", "")
         self._series = feed.series
         self._history = history
@@ -57,6 +59,7 @@ class Front:
         """Tells the closed bars up to `next_ms`: all there are from where it stands."""
         for bar in bars:
             self._emit(BarEvent(bar, closed=True))
+            self.told_ms = bar[0]
         self.next_ms = next_ms
         self._emit(Progress(next_ms))
         self._corrections.published(bars, next_ms)

@@ -97,9 +97,10 @@ class TapeWorker:
         # How long a trade may be on its way.
         self._lag_ms = feed.provider.plugin.settle_ms + _GRACE_MS
         # Of this connection: up to where it proves all (0 before its first trade), the trades of its
-        # last millisecond, and when it spoke last.
+        # last millisecond, and when it spoke last, in real time however fast the market runs.
         self._proven_ms = 0
         self._edge: list[Tick] = []
+        self._clock = feed.provider.plugin.context.clock
         self._heard_ms = 0
         self._has_missed = asyncio.Event()
 
@@ -114,15 +115,12 @@ class TapeWorker:
     async def _keep_following(self) -> None:
         backoff = Backoff()
         while True:
-            before_ms = self._told_ms()
             try:
                 await self._follow()
             except Superseded:
                 raise
             except MarketdError as error:
                 self._front.tell("stale" if isinstance(error, FeedStalled) else "down", error.message)
-            if self._told_ms() > before_ms:
-                backoff = Backoff()
             await backoff.pause()
 
     async def _follow(self) -> None:
@@ -130,7 +128,7 @@ class TapeWorker:
         inbox: asyncio.Queue[_Heard] = asyncio.Queue(_INBOX)
         self._proven_ms = 0
         self._edge = []
-        self._heard_ms = self._feed.provider.now_ms()
+        self._heard_ms = self._clock.now_ms()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(inbox))
@@ -150,9 +148,9 @@ class TapeWorker:
         provider = self._feed.provider
         async with aclosing(provider.stream_ticks(self._feed.instrument.symbol)) as batches:
             async for ticks, is_whole in batches:
-                self._heard_ms = provider.now_ms()
+                self._heard_ms = self._clock.now_ms()
                 is_sign = is_whole and not ticks
-                await inbox.put(_Heard(ticks, self._heard_ms if is_sign else 0, is_whole))
+                await inbox.put(_Heard(ticks, provider.now_ms() if is_sign else 0, is_whole))
 
     async def _handle(self, heard: _Heard, inbox: asyncio.Queue[_Heard]) -> None:
         """Takes what has come. While the store is away it waits here, and what comes later behind it."""
@@ -202,9 +200,10 @@ class TapeWorker:
     async def _make_up(self) -> None:
         """Fetches what was missed, as soon as it can be had; the stream goes on meanwhile."""
         clock, front = self._feed.provider.plugin.clock, self._front
-        if front.missed is not None or front.known_ms + _GRACE_MS < self._heard_ms:
+        begun_ms = clock.now_ms()
+        if front.missed is not None or front.known_ms + _GRACE_MS < begun_ms:
             # At once, what there was while nobody listened; what came since, with the first trade.
-            self._is_missed(self._heard_ms)
+            self._is_missed(begun_ms)
         backoff = Backoff()
         while True:
             await self._has_missed.wait()
@@ -238,7 +237,7 @@ class TapeWorker:
 
     async def _watch_silence(self) -> None:
         """Raises FeedStalled once trades have gone on while the stream said nothing."""
-        clock = self._feed.provider.plugin.clock
+        clock = self._clock
         while True:
             heard_ms = self._heard_ms
             await clock.sleep_until(heard_ms + self._stall_ms)
@@ -259,10 +258,10 @@ class TapeWorker:
 
     async def _has_gone_on(self) -> bool:
         """Whether there were trades, by the provider's history, that the stream has not told."""
-        provider, clock = self._feed.provider, self._feed.provider.plugin.clock
+        provider, clock = self._feed.provider, self._clock
         if provider.has_tick_history:
-            told_ms, now_ms = self._told_ms(), clock.now_ms()
-            settled_ms = now_ms - provider.plugin.settle_ms
+            told_ms = self._told_ms()
+            settled_ms = provider.now_ms() - provider.plugin.settle_ms
             span = TimeRange(self._proven_ms or self._front.known_ms, settled_ms)
             if not span.is_empty:
                 gaps = await self._tape.fill(self._feed, span)
@@ -271,7 +270,7 @@ class TapeWorker:
                 self._front.advance(settled_ms)
                 # The quiet time is proven; the next trade proves from there on.
                 self._proven_ms = max(self._proven_ms, settled_ms)
-            await clock.sleep_until(now_ms + _GRACE_MS)
+            await clock.sleep_until(clock.now_ms() + _GRACE_MS)
             return self._told_ms() > told_ms
         since_ms = self._told_ms()
         before = await self._bars.bars_since(self._feed, since_ms)

@@ -18,6 +18,7 @@ from marketd.domain.errors import FeedStalled, MarketdError, StorageFailed, Supe
 from marketd.plugins.base import BarUpdate
 from marketd.plugins.feed import Feed
 from marketd.storage import Storage
+from marketd.streaming.closes import watch_closes
 from marketd.streaming.events import Event, HealthEvent
 from marketd.streaming.front import Front
 from marketd.streaming.needs import History, Urgent
@@ -36,8 +37,6 @@ _GRACE_MS = 1_000
 # What may wait of a stream while a bar is being stored, or the store is away.
 _INBOX = 1_000
 _STORE_PAUSE_S = 1.0
-# How often it is looked whether the trades of an interval that has closed are all told.
-_LOOK_S = 0.25
 
 # A bar, a time up to which every bar should be stored by now, or what has become of its trades' stream.
 _Item: TypeAlias = BarUpdate | int | HealthEvent
@@ -73,6 +72,10 @@ class SeriesWorker:
         # A socket is silent in real time, however fast the provider's own runs.
         self._clock = feed.provider.plugin.context.clock
         self._heard_ms = 0
+        # By the provider's clock, the newest bar that this connection has spoken of, or when it began;
+        # and whether the stream of trades behind it is up.
+        self._said_ms = 0
+        self._is_up = True
 
     async def follow(self) -> None:
         """Follows until cancelled; when the provider fails, says so, waits and begins again.
@@ -119,8 +122,12 @@ class SeriesWorker:
         elif not feed.follows_trades:
             return
         # Read now, not when the task begins: an interval may end in between.
-        passed_ms = self._timeframe.floor(feed.provider.plugin.clock.now_ms() - self._lag_ms)
-        group.create_task(self._watch_closes(inbox, passed_ms))
+        self._said_ms, self._is_up = feed.provider.now_ms(), True
+        passed_ms = self._timeframe.floor(self._said_ms - self._lag_ms)
+        closes = watch_closes(
+            feed, inbox.put, passed_ms=passed_ms, lag_ms=self._lag_ms, told_ms=self._told_ms
+        )
+        group.create_task(closes)
         if feed.may_correct:
             group.create_task(recheck(feed, history, next_ms=lambda: self._front.next_ms))
 
@@ -154,10 +161,21 @@ class SeriesWorker:
             async for update in updates:
                 raise_if_cancelled()
                 self._heard_ms = self._clock.now_ms()
+                if isinstance(update, BarUpdate):
+                    self._said_ms = max(self._said_ms, update.bar[0])
+                elif isinstance(update, HealthEvent):
+                    self._is_up = update.state == "live"
                 # Where much waits a forming bar gives way: the closed one will say all of it.
                 is_forming = isinstance(update, BarUpdate) and not update.closed
                 if not is_forming or inbox.qsize() < _INBOX // 2:
                     await inbox.put(update)
+
+    def _told_ms(self) -> int:
+        """The newest bar that anybody has told; see watch_closes."""
+        if not self._is_up:
+            # That nothing is told shows no quiet.
+            return self._feed.provider.now_ms()
+        return max(self._said_ms, self._front.told_ms)
 
     def _source(self) -> AsyncGenerator[_Item, None]:
         provider, symbol = self._feed.provider, self._feed.series.instrument.symbol
@@ -166,22 +184,6 @@ class SeriesWorker:
         if self._feed.follows_trades:
             return follow_trades(self._feed, self._tapes)
         return poll(self._feed, self._history, lag_ms=self._lag_ms)
-
-    async def _watch_closes(self, inbox: asyncio.Queue[_Item], passed_ms: int) -> None:
-        """Puts the time up to which every bar should have been reported, whenever that moves on."""
-        clock, timeframe, lag_ms = self._feed.provider.plugin.clock, self._timeframe, self._lag_ms
-        due_ms = passed_ms
-        while True:
-            if passed_ms < due_ms:
-                await asyncio.sleep(_LOOK_S)
-            else:
-                await clock.sleep_until(timeframe.end(due_ms) + lag_ms)
-            # The clock may have jumped over several closes.
-            due_ms = timeframe.floor(clock.now_ms() - lag_ms)
-            reached_ms = min(due_ms, self._feed.present().settled_end_ms)
-            if reached_ms > passed_ms:
-                passed_ms = reached_ms
-                await inbox.put(passed_ms)
 
     async def _take(self, update: BarUpdate) -> None:
         bar, closed = update

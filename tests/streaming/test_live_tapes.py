@@ -14,6 +14,7 @@ from scripted import START, RememberingPlugin, TickingPlugin, bar
 from taped_world import STALL, MakeTaped, S, TapeWorld, passing, tick, trades
 from world import Client
 
+from marketd.clock import ScaledClock
 from marketd.domain.bar import Tick
 from marketd.domain.coverage import Covered, Gap, Reason
 from marketd.domain.errors import ProviderFailed, StorageFailed, Unsupported
@@ -179,6 +180,23 @@ async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
     world.says(tick(world.clock.now_ms() - START))
     assert (await client.next("status"))["state"] == "live"
     clock.cancel()
+
+
+async def test_a_stream_is_mute_in_real_time_however_fast_its_market_runs(
+    make_taped: MakeTaped,
+) -> None:
+    world = make_taped(RememberingPlugin)
+    world.plugin.clock = ScaledClock(world.clock, start_ms=START, speed=3_600)
+    world.plugin.past = [tick(hour * 3_600_000) for hour in range(1_000)]
+    await world.join(Client(world.broadcast))
+    while world.clock.now_ms() < START + STALL - S:
+        world.clock.advance(S)
+        await asyncio.sleep(0.005)
+    assert world.plugin.streams == 1
+    async with asyncio.timeout(30):
+        while world.plugin.streams < 2:
+            world.clock.advance(S)
+            await asyncio.sleep(0.005)
 
 
 async def bars_going_on(world: TapeWorld) -> None:
