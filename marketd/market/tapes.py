@@ -42,7 +42,8 @@ _OTHERS_MS = 900_000
 class TapeRead(NamedTuple):
     """Trades, ascending: all there are in `reach`, but for `gaps`.
 
-    `seq` counts the news that had been told of the instrument when it was read: these are in it.
+    `seq` counts the news that had been told of the instrument when it was read: these are in it; and
+    `number` is that of the trade that was stored last, see `Storage.ticks_after`.
     Before `known_ms` nothing is missing that may still be had, and from `newest_ms` on nothing is known.
     `failure` is what the provider said where a gap is its fault.
     """
@@ -53,6 +54,7 @@ class TapeRead(NamedTuple):
     known_ms: int
     newest_ms: int
     seq: int
+    number: int
     failure: ProviderFailed | NotReady | None
 
 
@@ -66,11 +68,6 @@ class Tapes:
         # One an instrument that was ever asked for, of those that providers list.
         self._tapes: dict[Instrument, TapeTeller] = {}
         self._watchers: list[Came] = []
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether others may store trades, of which nothing is heard here."""
-        return bool(self._storage.identity)
 
     def watch(self, came: Came) -> None:
         """Calls `came`, in the loop, whenever trades are new in the store."""
@@ -140,6 +137,16 @@ class Tapes:
         is_followed = self._tape(feed.instrument).known_ms is not None
         others_ms = 0 if is_followed or not self._storage.identity else _OTHERS_MS
         return self.known_ms(feed) - others_ms
+
+    async def earliest(self, feed: TickFeed, number: int, until: int) -> int:
+        """The time of the earliest trade that was stored with a number above `number` up to `until`.
+
+        MAX_MS if there is none, MIN_MS if there are too many to look at.
+        """
+        if number >= until:
+            return MAX_MS
+        news = await self._storage.ticks_after(feed.instrument, number, until=until, limit=_PAGE)
+        return MIN_MS if len(news) == _PAGE else min((one.tick[0] for one in news), default=MAX_MS)
 
     async def keep(
         self,
@@ -273,7 +280,7 @@ class Tapes:
             unsettled.append(told.clip(TimeRange(now_ms - feed.provider.plugin.settle_ms, MAX_MS)))
         gaps = self._gaps(feed, past, stored.coverage, unsettled, reason, now_ms)
         known_ms, newest_ms = reach_known(reach, stored.coverage, gaps)
-        return TapeRead(stored.ticks, reach, gaps, known_ms, newest_ms, seq, failure)
+        return TapeRead(stored.ticks, reach, gaps, known_ms, newest_ms, seq, stored.number, failure)
 
     async def _keep(
         self, feed: TickFeed, ticks: Sequence[Tick], covered: Sequence[Covered], is_live: bool

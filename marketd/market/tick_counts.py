@@ -1,8 +1,8 @@
 """How far days were counted: whoever polls the newest bars does not have their day counted each time.
 
 A count goes on where one before it was, as long as nothing has changed there. A trade that comes late is
-heard of, and takes what is known back to the bar that holds it; of gaps that were filled the coverage
-tells whenever it is read.
+heard of, or found by its number if another process has stored it, and takes what is known back to the
+bar that holds it; of gaps that were filled the coverage tells whenever it is read.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ class _Day(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    """A day, counted up to `at_ms`: its closed bars from `since_ms` on, and its gaps."""
+    """A day, counted up to `at_ms`: its closed bars from `since_ms` on, and its gaps.
+
+    No trade before `at_ms` that is not in it has a number up to `number`, see `Storage.ticks_after`.
+    """
 
     at_ms: int
+    number: int
     since_ms: int
     bars: list[Bar]
     gaps: list[Gap]
@@ -52,17 +56,20 @@ class _Counted(NamedTuple):
         if len(bars) > _KEPT:
             bars = bars[-_KEPT:]
             since_ms = bars[0][0]
-        return _Counted(walk.at_ms, since_ms, bars, [*self.gaps, *step.gaps], walk.maker.copy())
+        gaps = [*self.gaps, *step.gaps]
+        return _Counted(walk.at_ms, self.number, since_ms, bars, gaps, walk.maker.copy())
 
     def before(self, late_ms: int, frame: Tickframe) -> _Counted | None:
         """What is left of it if a trade comes at `late_ms`: all before the bar that would hold it."""
+        if late_ms >= self.at_ms:
+            return self
         bars = self.bars if self.maker.forming is None else [*self.bars, self.maker.forming]
         place = bisect_right(bars, late_ms, key=open_time) - 1
         if place < 0:
             return None
         at_ms = bars[place][0]
         gaps = [gap for gap in self.gaps if gap.start_ms < at_ms]
-        return _Counted(at_ms, self.since_ms, bars[:place], gaps, TickBarMaker(frame))
+        return _Counted(at_ms, self.number, self.since_ms, bars[:place], gaps, TickBarMaker(frame))
 
     def has(self, span: TimeRange, newest: int) -> bool:
         """Whether the bars that open in `span` are among those that are known, or the `newest` are."""
@@ -142,24 +149,28 @@ class TickCounts:
         """Counts from `start_ms` on, where a bar begins, for the bars that open in `span`, or the
         `newest` of them.
 
-        What others store in the same database is not heard of, nor what was deleted: where that may be
-        each day is counted from its beginning.
+        A day of which trades may have been deleted is counted from its beginning.
         """
         is_whole = start_ms >= feed.provider.now_ms() - self._keep_ms
-        if start_ms != day_of(start_ms) or not is_whole or self._tapes.is_shared:
+        if start_ms != day_of(start_ms) or not is_whole:
             yield TickWalk(self._tapes, feed, TickBarMaker(frame), start_ms)
             return
         whole = TimeRange(start_ms, start_ms + DAY_MS)
         read = await self._tapes.read(feed, whole, limit=0, deadline_s=deadline_s, asks=False)
         sure_ms = _sure_ms(feed, read)
         day = _Day(feed.instrument, frame, start_ms)
-        nothing = _Counted(start_ms, start_ms, [], [], TickBarMaker(frame))
-        known = self._days.get(day, nothing)
+        nothing = _Counted(start_ms, read.number, start_ms, [], [], TickBarMaker(frame))
+        number = MAX_MS
+        while self._days.get(day, nothing).number < number:
+            # Others that count the same may put what they know in its place meanwhile.
+            number = self._days.get(day, nothing).number
+            late_ms = await self._tapes.earliest(feed, number, read.number)
+        known = self._days.pop(day, nothing).before(late_ms, frame) or nothing
         if not known.is_true(start_ms, read, sure_ms):
-            del self._days[day]
             known = nothing
         elif known is not nothing:
-            self._days.move_to_end(day)
+            known = known._replace(number=max(known.number, read.number))
+            self._put(day, known)
         if not known.has(span, newest):
             known = nothing
         walk = TickWalk(self._tapes, feed, known.maker.copy(), known.at_ms)
@@ -173,7 +184,11 @@ class TickCounts:
     def _remember(self, day: _Day, counted: _Counted) -> None:
         known = self._days.get(day)
         if known is None or known.at_ms < counted.at_ms:
-            self._days[day] = counted
+            self._put(day, counted)
+
+    def _put(self, day: _Day, counted: _Counted) -> None:
+        self._days[day] = counted
+        self._days.move_to_end(day)
         while sum(len(one.bars) + _ROOM_OF_DAY for one in self._days.values()) > _MOST:
             self._days.popitem(last=False)
 

@@ -13,7 +13,7 @@ from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import DAY_MS
 from marketd.domain.timerange import MIN_MS
 from marketd.market.tick_bar_pages import TickBarPages, TickBarsPage
-from marketd.storage.sqlite import SQLiteStorage
+from marketd.storage import Storage
 
 MIDNIGHT = START - START % DAY_MS
 THREE = Tickframe.parse("3t")
@@ -28,7 +28,7 @@ class Counting:
 
     def __init__(
         self,
-        storage: SQLiteStorage,
+        storage: Storage,
         cls: type[Any] = TickingPlugin,
         patience_ms: int = 2_000,
         keep_ms: int = 10 * DAY_MS,

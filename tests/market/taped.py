@@ -14,7 +14,7 @@ from marketd.market.tapes import TapeRead, Tapes
 from marketd.market.tick_pages import TickPages
 from marketd.metrics import Metrics
 from marketd.plugins.feed import TickFeed
-from marketd.storage.sqlite import SQLiteStorage
+from marketd.storage import Storage
 
 S = 1_000
 NOW = START + 3_600 * S
@@ -28,7 +28,7 @@ def tick(ms: int, trade_id: str = "") -> Tick:
 class World:
     """One instrument's trades at a scripted provider, and an empty store."""
 
-    def __init__(self, storage: SQLiteStorage, cls: type[Any] = RememberingPlugin) -> None:
+    def __init__(self, storage: Storage, cls: type[Any] = RememberingPlugin) -> None:
         plugin = scripted([], now_ms=NOW, cls=cls, clock=ManualClock(NOW))
         self.plugin: Any = plugin
         self.feed = TickFeed(provider_of(plugin), INSTRUMENT)

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from counting import MIDNIGHT, THREE, Counting, opens, tick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import RememberingPlugin, TickingPlugin
+from servers.postgres import PostgresServer
 from taped import NOW
 
 from marketd.domain.bar import Tick
 from marketd.domain.errors import ProviderFailed
+from marketd.domain.tickframe import TickBarMaker, Tickframe
 from marketd.domain.timeframe import DAY_MS
-from marketd.domain.timerange import TimeRange
-from marketd.market import tick_counts, tick_walk
-from marketd.market.tapes import TapeRead, Tapes
+from marketd.domain.timerange import MIN_MS, TimeRange
+from marketd.market import tick_bar_pages, tick_counts, tick_walk
+from marketd.market.tapes import TapeRead
 from marketd.market.tick_bar_pages import TickBarPages
-from marketd.metrics import Metrics
+from marketd.market.tick_counts import TickCounts
+from marketd.market.tick_walk import TickWalk
+from marketd.plugins.feed import TickFeed
+from marketd.storage.postgres import PostgresStorage
 from marketd.storage.sqlite import SQLiteStorage
 
 TIMES = st.integers(-8, 30)
@@ -43,10 +50,12 @@ QUESTIONS = st.fixed_dictionaries(
 )
 
 
-class Plain(Tapes):
-    """With these every day is counted from its beginning."""
+class Plain(TickCounts):
+    """Counts every day from its beginning."""
 
-    is_shared = True
+    @asynccontextmanager
+    async def walk(self, feed: TickFeed, frame: Tickframe, start_ms: int, **_: Any) -> Any:
+        yield TickWalk(self._tapes, feed, TickBarMaker(frame), start_ms)
 
 
 def fails(page: Sequence[Tick]) -> Sequence[Tick]:
@@ -92,8 +101,9 @@ def test_a_count_that_goes_on_gives_the_same_as_one_from_the_beginning_of_the_da
         storage = SQLiteStorage(path / "bars.db")
         await storage.open()
         counting = Counting(storage, cls)
-        tapes = Plain(storage, Metrics())
-        plain = TickBarPages(tapes, request_timeout_ms=2_000, keep_ms=10 * DAY_MS)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tick_bar_pages, "TickCounts", Plain)
+            plain = TickBarPages(counting.world.tapes, request_timeout_ms=2_000, keep_ms=10 * DAY_MS)
         for number, (what, how) in enumerate(acts):
             await act(counting, what, how, number)
             for question in questions:
@@ -108,6 +118,63 @@ def test_a_count_that_goes_on_gives_the_same_as_one_from_the_beginning_of_the_da
         patch.setattr(tick_walk, "_READ", 4)
         patch.setattr(tick_counts, "_KEPT", 4)
         asyncio.run(check(tmp_path_factory.mktemp("counts")))
+
+
+async def read_by(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], int]:
+    """When the bars of a page open, and how many trades were read for them."""
+    read = counting.world.tapes.read
+    trades = 0
+
+    async def counted(*args: Any, **options: Any) -> TapeRead:
+        nonlocal trades
+        found = await read(*args, **options)
+        trades += len(found.ticks)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counting.world.tapes, "read", counted)
+        page = await counting.page()
+    return opens(page), trades
+
+
+async def test_a_poll_reads_what_was_traded_since_the_one_before(
+    storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(storage)
+    await counting.keep(*(tick(ms) for ms in range(300)), known=(MIN_MS, MIDNIGHT + 299))
+    times, trades = await read_by(counting, monkeypatch)
+    assert times == list(range(0, 300, 3))
+    assert trades > 300
+    assert await read_by(counting, monkeypatch) == (times, 2)
+    await counting.keep(*(tick(ms) for ms in (299, 300, 301)), known=(MIN_MS, MIDNIGHT + 301))
+    times, trades = await read_by(counting, monkeypatch)
+    assert times == list(range(3, 301, 3))
+    assert trades < 10
+
+
+async def test_a_late_trade_that_another_process_has_stored_is_found(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        connection = await asyncpg.connect(postgres_server.url())
+        await connection.execute("CREATE SCHEMA counted")
+        await connection.close()
+        processes = []
+        for _ in range(2):
+            storage = PostgresStorage(f"{postgres_server.url()}?search_path=counted", connections=2)
+            await storage.open()
+            stack.push_async_callback(storage.close)
+            processes.append(Counting(storage))
+        one, other = processes
+        await other.keep(*(tick(10 * ms) for ms in range(30)))
+        assert opens(await one.page())[:3] == [0, 30, 60]
+        assert (await read_by(one, monkeypatch))[1] < 10
+        await other.keep(tick(35))
+        times, trades = await read_by(one, monkeypatch)
+        assert times[:4] == [0, 30, 50, 80]
+        assert 20 < trades < 40
+        assert times == opens(await other.page())
+        assert (await read_by(one, monkeypatch))[1] < 10
 
 
 async def test_what_comes_while_a_day_is_counted_is_in_the_next_answer(
