@@ -86,10 +86,13 @@ class BroadcastManager:
 
 
 class Channel:
-    """Those who follow one stream. Publishing only enqueues: it never waits for a client."""
+    """Those who follow one stream. Publishing only enqueues: it never waits for a client.
+
+    It counts as open from its first client on until it is closed.
+    """
 
     def __init__(self, broadcast: BroadcastManager) -> None:
-        broadcast.open_channels += 1
+        self.is_open = False
         self._broadcast = broadcast
         self._metrics = broadcast.metrics
         self._joining: set[Subscription] = set()
@@ -103,11 +106,14 @@ class Channel:
 
     def close(self) -> None:
         """Makes room for another, once nobody is left."""
-        self._broadcast.open_channels -= 1
+        self._broadcast.open_channels -= self.is_open
+        self.is_open = False
 
     def add(self, subscription: Subscription) -> None:
         """From now on the subscription keeps what is published, until it goes live."""
         subscription.channel = self
+        self._broadcast.open_channels += not self.is_open
+        self.is_open = True
         self._joining.add(subscription)
         self._metrics.stream_subscriptions.inc()
         self._metrics.stream_subscribes.inc()

@@ -236,7 +236,10 @@ class TapeWorker:
         self._has_missed.set()
 
     async def _watch_silence(self) -> None:
-        """Raises FeedStalled once trades have gone on while the stream said nothing."""
+        """Raises FeedStalled once trades have gone on while the stream said nothing.
+
+        Where they have not, there is nothing wrong with a connection that was made anew.
+        """
         clock = self._clock
         while True:
             heard_ms = self._heard_ms
@@ -250,6 +253,9 @@ class TapeWorker:
             except MarketdError:
                 # Whether the stream is mute cannot be told while the provider does not answer.
                 went_on = False
+            else:
+                if not went_on and self._front.health.state == "down":
+                    self._front.tell("live", "")
             if self._heard_ms == heard_ms:
                 if went_on:
                     name = self._feed.provider.name

@@ -122,9 +122,13 @@ class TapeService:
         self._others = others
         self._upstreams: dict[Instrument, _Upstream] = {}
 
-    def check_room(self, instruments: Collection[Instrument], *, beside: int = 0) -> None:
-        """LimitExceeded if the trades of these, too, would be too many to follow."""
-        self._broadcast.check_room(len(set(instruments) - self._upstreams.keys()) + beside)
+    def check_room(self, instruments: Collection[Instrument]) -> None:
+        """LimitExceeded if these streams, too, would be too many.
+
+        Of those that are followed for the sake of bars alone the bars are counted.
+        """
+        told = {one for one, upstream in self._upstreams.items() if upstream.stream.channel.is_open}
+        self._broadcast.check_room(len(set(instruments) - told))
 
     def subscribe(
         self, feed: TickFeed, subscription: TapeSubscription, resume: Cursor | None = None
@@ -134,16 +138,19 @@ class TapeService:
         Raises Unsupported where the provider has no stream of trades.
         """
         upstream = self._followed(feed)
+        if upstream.ending is not None:
+            upstream.ending.cancel()
+            upstream.ending = None
         stream = upstream.stream
         stream.greet(subscription)
         replay = None if resume is None else stream.ring.replay(resume)
         return TapeJoined(stream.cursor, upstream.front.known_ms, upstream.seq, replay)
 
     def unsubscribe(self, feed: TickFeed, subscription: TapeSubscription) -> None:
-        """Removes a subscription; without another, its upstream ends after the linger time."""
+        """Removes a subscription; without another, its stream ends after the linger time."""
         upstream = self._upstreams[feed.instrument]
         upstream.stream.channel.remove(subscription)
-        self._end_if_left(upstream)
+        self._end_later(upstream)
 
     def listen(self, feed: TickFeed, listener: TapeListener) -> int:
         """Tells `listener` what becomes of an instrument's trades; gives `known_ms`, see TapeJoined.
@@ -160,7 +167,7 @@ class TapeService:
         """Ends that; without anybody else, its upstream ends after the linger time."""
         upstream = self._upstreams[feed.instrument]
         upstream.stream.listeners.remove(listener)
-        self._end_if_left(upstream)
+        self._end_later(upstream)
 
     async def read(self, feed: TickFeed, span: TimeRange, *, limit: int) -> Read:
         """The first `limit` trades of `span`, within the time of a request."""
@@ -215,17 +222,16 @@ class TapeService:
         return counts
 
     def _followed(self, feed: TickFeed) -> _Upstream:
-        """The upstream of an instrument, which does not end now."""
+        """The upstream of an instrument."""
         if not feed.provider.streams_ticks:
             raise Unsupported(f"{feed.provider.name} has no stream of trades.")
-        upstream = self._upstreams.get(feed.instrument) or self._follow(feed)
-        if upstream.ending is not None:
-            upstream.ending.cancel()
-            upstream.ending = None
-        return upstream
+        return self._upstreams.get(feed.instrument) or self._follow(feed)
 
-    def _end_if_left(self, upstream: _Upstream) -> None:
-        if not (upstream.stream.channel or upstream.stream.listeners):
+    def _end_later(self, upstream: _Upstream) -> None:
+        """Ends what nobody is left for by then."""
+        if not upstream.stream.channel:
+            if upstream.ending is not None:
+                upstream.ending.cancel()
             loop = asyncio.get_running_loop()
             upstream.ending = loop.call_later(self._linger_s, self._end, upstream)
 
@@ -275,8 +281,11 @@ class TapeService:
         return await self._tapes.read(feed, span, limit=limit, newest=False, deadline_s=deadline_s)
 
     def _end(self, upstream: _Upstream) -> None:
+        upstream.ending = None
+        upstream.stream.channel.close()
+        if upstream.stream.listeners:
+            return
         upstream.task.cancel()
         self._tapes.leave(upstream.feed)
-        upstream.stream.channel.close()
         del self._upstreams[upstream.feed.instrument]
         self._metrics.tape_upstreams.set(len(self._upstreams))

@@ -2,7 +2,7 @@
 
 Whatever brings a trade, what is published is read from the store, by the same steps as a read over REST:
 so both are the same. A trade that comes late moves the bounds of all bars behind it; these are counted
-once more, and told anew as far as they have changed.
+and told once more.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Protocol
 
 from marketd.domain.bar import Bar, Tick, open_time
@@ -89,12 +88,10 @@ class TickBarWorker:
         # The bars before `_base_ms`, where the count is to be begun if it has to be; the latest of them.
         self._bars: list[Bar] = []
         self._base_ms = day_ms
-        # What is to be told of the time from there on, and, where it is counted once more, what was told
-        # before; from when on, if that is not known as a whole.
+        # What is to be told of the time from there on, and from when on it is told once more.
         self._new: list[Bar] = []
         self._gaps: list[Gap] = []
-        self._told: list[Bar] = []
-        self._recounted_ms: int | None = None
+        self._again_ms: int | None = None
         self._missed_ms = 0
 
     def stored(self, ticks: Sequence[Tick], seq: int) -> None:
@@ -168,31 +165,29 @@ class TickBarWorker:
         self._tell(next_ms)
         self._bars = [*self._bars, *self._new][-_KEPT:]
         self._base_ms = next_ms
-        self._new, self._gaps, self._told, self._recounted_ms = [], [], [], None
+        self._new, self._gaps, self._again_ms = [], [], None
         self._stream.form(self._walk.forming)
 
     def _tell(self, next_ms: int) -> None:
-        """Tells the bars that are new, or different from what was told before of their time."""
+        """Tells the bars that are new, and all again from where a late trade has made a difference.
+
+        Also those that are the same: a client may have read its history while that trade was on its way.
+        """
         for gap in self._gaps:
             if gap.start_ms >= self._missed_ms:
                 self._missed_ms = gap.end_ms
                 self._stream.miss(gap)
-        new, told = self._new, self._told
-        if self._recounted_ms is None:
-            pairs = zip(new, told, strict=False)
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        else:
-            # What was told before is not known any more; up to here nothing can have changed.
-            same = max(0, bisect_right(new, self._recounted_ms, key=open_time) - 1)
-        rest = new[same:]
+        new, again_ms = self._new, self._again_ms
+        if again_ms is not None:
+            new = new[max(0, bisect_right(new, again_ms, key=open_time) - 1) :]
         # What opens before the time that was told up to changes what was told of it.
-        is_late = bool(rest) and rest[0][0] < self._stream.next_ms
-        if self._recounted_ms is not None or same < len(told) or is_late:
-            starts = map(open_time, [*rest[:1], *told[same : same + 1]])
-            self._stream.revise(min([*starts, next_ms]), rest, next_ms)
+        is_late = bool(new) and new[0][0] < self._stream.next_ms
+        if again_ms is not None or is_late:
+            starts = [*map(open_time, new[:1]), *([] if again_ms is None else [again_ms]), next_ms]
+            self._stream.revise(min(starts), new, next_ms)
             return
-        ends = [*map(open_time, rest[1:]), next_ms]
-        for bar, end_ms in zip(rest, ends, strict=False):
+        ends = [*map(open_time, new[1:]), next_ms]
+        for bar, end_ms in zip(new, ends, strict=False):
             self._stream.close(bar, end_ms)
 
     @property
@@ -217,15 +212,18 @@ class TickBarWorker:
         start_ms = self._base_ms
         if late_ms < start_ms:
             place = bisect_right(self._bars, late_ms, key=open_time) - 1
-            start_ms = self._bars[place][0] if place >= 0 else day_of(late_ms)
+            start_ms = again_ms = self._bars[place][0] if place >= 0 else day_of(late_ms)
             if place < 0:
                 if start_ms != day_of(self._walk.at_ms):
                     return False
                 if len(self._bars) == _KEPT:
-                    self._recounted_ms = late_ms
+                    # Of the many bars since then those before the late trade are as they were told.
+                    again_ms = late_ms
                 place = 0
-            self._told = self._bars[place:] + self._told
+            self._again_ms = again_ms if self._again_ms is None else min(self._again_ms, again_ms)
             self._bars = self._bars[:place]
+        elif self._again_ms is not None:
+            self._again_ms = min(self._again_ms, late_ms)
         self._base_ms = start_ms
         self._walk = self._walks(start_ms)
         self._new = []

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from marketd.domain.errors import MarketdError
 from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
@@ -84,9 +83,8 @@ class TickBarService:
         self._counts: dict[TickSeries, _Count] = {}
 
     def check_room(self, streams: Collection[TickSeries]) -> None:
-        """LimitExceeded if these streams, too, or the trades behind them, would be too many."""
-        new = len(set(streams) - self._counts.keys())
-        self._tapes.check_room({series.instrument for series in streams}, beside=new)
+        """LimitExceeded if these streams, too, would be too many."""
+        self._broadcast.check_room(len(set(streams) - self._counts.keys()))
 
     def subscribe(
         self, feed: TickFeed, subscription: TickBarSubscription, resume: Cursor | None = None
@@ -145,11 +143,7 @@ class TickBarService:
         )
         walks = partial(self._past.walk, feed, series.timeframe)
         worker = TickBarWorker(stream, walks, day_ms=day_ms, patience_s=self._patience_s)
-        try:
-            known_ms = self._tapes.listen(feed, worker)
-        except MarketdError:
-            stream.channel.close()
-            raise
+        known_ms = self._tapes.listen(feed, worker)
         count = self._counts[series] = _Count(feed, stream, worker)
         count.task = self._supervisor.run(f"count {series}", partial(worker.run, known_ms))
         return count

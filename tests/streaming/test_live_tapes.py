@@ -169,6 +169,24 @@ async def test_with_a_history_what_was_missed_is_fetched_and_told(make_taped: Ma
 
 
 @pytest.mark.parametrize("cls", [TickingPlugin, RememberingPlugin])
+async def test_a_connection_made_anew_in_a_quiet_market_is_well(
+    make_taped: MakeTaped, cls: type[Any]
+) -> None:
+    world = make_taped(cls)
+    client = Client(world.broadcast)
+    await world.join(client)
+    world.says(tick(10))
+    await trades(client, 1)
+    world.plugin.past = [tick(10)]
+    world.plugin.batches.put_nowait(ProviderFailed("gone."))
+    assert (await client.next("status"))["state"] == "down"
+    clock = asyncio.create_task(passing(world.clock, 2 * S))
+    assert (await client.next("status"))["state"] == "live"
+    clock.cancel()
+    assert world.plugin.streams == 2
+
+
+@pytest.mark.parametrize("cls", [TickingPlugin, RememberingPlugin])
 async def test_a_mute_stream_is_begun_anew_and_a_quiet_one_is_left(
     make_taped: MakeTaped, cls: type[Any]
 ) -> None:

@@ -259,11 +259,27 @@ async def test_who_has_no_stream_of_trades_says_so_and_takes_no_room(make_taped:
     assert world.broadcast.open_channels == 0
 
 
+async def test_the_trades_behind_bars_count_as_a_stream_while_clients_follow_them(
+    make_taped: MakeTaped,
+) -> None:
+    world = make_taped()
+    chart = Chart(world)
+    await chart.join()
+    subscription, _ = await world.join(Client(world.broadcast))
+    assert world.broadcast.open_channels == 2
+    world.service.unsubscribe(world.feed, subscription)
+    async with asyncio.timeout(PATIENCE_S):
+        while world.broadcast.open_channels != 1:  # noqa: ASYNC110 - an end has no event
+            await asyncio.sleep(0.01)
+    world.says(tick(0), tick(10), tick(20))
+    await chart.is_drawn(await answer_of(world, 1))
+
+
 async def test_a_stream_ends_some_time_after_its_last_client(make_taped: MakeTaped) -> None:
     world = make_taped()
     chart = Chart(world)
     await chart.join()
-    assert world.broadcast.open_channels == 2
+    assert world.broadcast.open_channels == 1
     chart.leave()
     async with asyncio.timeout(PATIENCE_S):
         await world.plugin.ended.wait()
@@ -283,6 +299,7 @@ ACTS = st.lists(
 
 @given(acts=ACTS, has_history=st.booleans())
 @example(acts=["lose"], has_history=False)
+@example(acts=["join", [1], [-2, -9], [1, -10], [4, -1], "lose", [0, -10], "join"], has_history=False)
 @settings(max_examples=10, deadline=None)
 def test_whatever_happens_all_clients_see_what_a_read_answers(
     tmp_path_factory: pytest.TempPathFactory, acts: list[Any], has_history: bool
