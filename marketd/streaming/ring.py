@@ -17,6 +17,7 @@ from marketd.domain.token import pack, unpack
 from marketd.streaming.messages import Message, StreamName
 
 _KIND = "cursor"
+_MARK = 8
 
 
 class Cursor(NamedTuple):
@@ -35,6 +36,10 @@ class Cursor(NamedTuple):
         """The cursor as clients see it."""
         number = "" if self.number is None else self.number
         return pack(_KIND, f"{self.next_ms}.{self.ring}.{self.seq}.{number}")
+
+    def within_history(self, next_ms: int) -> Self:
+        """The cursor of who has been told the history before `next_ms` so far, and nothing since."""
+        return self._replace(next_ms=next_ms, ring=self.ring[:_MARK], seq=0)
 
     def is_of(self, stream: StreamName) -> bool:
         """Whether it was given for this stream, by whichever process."""
@@ -102,4 +107,4 @@ class Ring:
 
 def _mark(stream: StreamName) -> str:
     """What the names of all rings of a stream begin with."""
-    return blake2b(str(stream).encode(), digest_size=4).hexdigest()
+    return blake2b(str(stream).encode(), digest_size=_MARK // 2).hexdigest()

@@ -72,7 +72,7 @@ class TapeSubscription(Subscription):
 class TapeStream:
     """Publishes an instrument's trades, and keeps them a while for who comes back.
 
-    `told_ms` is the time of the newest that was published.
+    `told_ms` is the time of the newest that was published, at first that from which on it will.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class TapeStream:
         self.channel = Channel(broadcast)
         self.listeners: set[TapeListener] = set()
         self._since_ms = since_ms
+        self._has_told = False
         # Given the time of a trade, once its clients have been written to.
         self._on_written = on_written
 
@@ -110,8 +111,11 @@ class TapeStream:
         if not is_live:
             ticks = [tick for tick in ticks if tick[0] >= self._since_ms - _LATE_MS]
         if ticks:
-            self.told_ms = max(self.told_ms, ticks[-1][0])
-            on_written = partial(self._on_written, ticks[-1][0]) if is_live else None
+            newest_ms = ticks[-1][0]
+            # The first were on their way when this began: who knows them knows no later ones.
+            self.told_ms = max(self.told_ms, newest_ms) if self._has_told else newest_ms
+            self._has_told = True
+            on_written = partial(self._on_written, newest_ms) if is_live else None
             self._publish(TickEvent(ticks, seq), on_written)
 
     def take(self, event: GapEvent | HealthEvent) -> None:

@@ -189,8 +189,12 @@ class TapeService:
             page = await pages.page(cursor_ms, joined.seq)
             subscription.has_read(page.span, page.seq)
             cursor_ms = page.span.end_ms
-            known_to_ms = max(joined.cursor.next_ms, page.newest_ms) if page.is_last else cursor_ms
-            until = joined.cursor._replace(next_ms=known_to_ms)
+            if page.is_last:
+                # A trade after the newest may still be on its way, also one before the present.
+                told_ms = page.newest_ms or min(page.span.start_ms, joined.cursor.next_ms)
+                until = joined.cursor._replace(next_ms=told_ms)
+            else:
+                until = joined.cursor.within_history(cursor_ms)
             complete = complete and not page.missing(known)
             await subscription.send(page.messages(known, until))
             if page.is_last:
@@ -200,7 +204,7 @@ class TapeService:
         self, feed: TickFeed, subscription: TapeSubscription, cursor: Cursor, joined: TapeJoined
     ) -> bool:
         """Sends what a client has missed since `cursor`; False if it may lack something even so."""
-        if joined.replay is None or cursor.next_ms < joined.replay.whole_ms:
+        if joined.replay is None:
             # Every trade is in the store, but not which of those before were told late since.
             await self.catch_up(feed, subscription, cursor.next_ms, joined)
             return False

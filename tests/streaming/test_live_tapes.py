@@ -70,6 +70,24 @@ async def test_who_has_asked_from_a_time_to_come_misses_no_trade(make_taped: Mak
     assert await trades(returned, 2) == [tick(10), tick(20)]
 
 
+async def test_what_was_on_its_way_when_a_client_joined_is_told_when_it_comes_back(
+    make_taped: MakeTaped,
+) -> None:
+    world = make_taped()
+    client = Client(world.broadcast)
+    await world.join(client, since=START - 10 * S)
+    world.says(tick(-100))
+    cursors = [(await client.next(kind))["cursor"] for kind in ("snapshot", "tick")]
+    world.says(tick(-50))
+    await trades(client, 1)
+    for cursor in cursors:
+        # Nobody knows this ring any more, as at another node.
+        elsewhere = Cursor.parse(cursor, field="resume")._replace(ring="gone")
+        returned = Client(world.broadcast)
+        await world.join(returned, resume=elsewhere.token())
+        assert await trades(returned, 2) == [tick(-100), tick(-50)]
+
+
 async def test_the_upstream_ends_some_time_after_its_last_client(make_taped: MakeTaped) -> None:
     world = make_taped()
     client = Client(world.broadcast)

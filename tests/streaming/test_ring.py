@@ -55,6 +55,7 @@ def test_the_cursor_of_another_ring_is_not_known() -> None:
     ring, other = Ring(BTC, SIZE, 0), Ring(BTC, SIZE, 0)
     assert ring.replay(other.cursor(0)) is None
     assert ring.replay(ring.cursor(0)) == (0, [])
+    assert ring.replay(ring.cursor(0).within_history(0)) is None
 
 
 def test_a_cursor_is_of_one_stream_whichever_process_gave_it() -> None:
@@ -70,3 +71,4 @@ def test_a_cursor_is_of_one_stream_whichever_process_gave_it() -> None:
     for stream in streams:
         cursor = Ring(stream, SIZE, 0).cursor(0)
         assert [one for one in streams if cursor.is_of(one)] == [stream]
+        assert cursor.within_history(5).is_of(stream)
