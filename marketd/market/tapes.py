@@ -32,6 +32,8 @@ Came: TypeAlias = Callable[[TickFeed, Sequence[Tick], bool], None]
 _FRESH_MS = 1_000
 # The most stored trades that one page of them holds, unless a millisecond has more.
 _PAGE = 20_000
+# How many are looked at together that have numbers: the loop turns them into trades.
+_NEWS = 2_000
 # Looking for the newest trades begins with so long a time, and goes on with four times as long each.
 _FIRST_WINDOW_MS = 60_000
 # So long another process is waited for that may follow an instrument. It stores a trade at once, but
@@ -141,12 +143,14 @@ class Tapes:
     async def earliest(self, feed: TickFeed, number: int, until: int) -> int:
         """The time of the earliest trade that was stored with a number above `number` up to `until`.
 
-        MAX_MS if there is none, MIN_MS if there are too many to look at.
+        MAX_MS if there is none.
         """
-        if number >= until:
-            return MAX_MS
-        news = await self._storage.ticks_after(feed.instrument, number, until=until, limit=_PAGE)
-        return MIN_MS if len(news) == _PAGE else min((one.tick[0] for one in news), default=MAX_MS)
+        earliest_ms = MAX_MS
+        while number < until:
+            news = await self._storage.ticks_after(feed.instrument, number, until=until, limit=_NEWS)
+            earliest_ms = min([earliest_ms, *(one.tick[0] for one in news)])
+            number = news[-1].number if len(news) == _NEWS else until
+        return earliest_ms
 
     async def keep(
         self,
