@@ -286,6 +286,9 @@ async def max_rate(running: Running) -> None:
         assert kinds[:10] == ["pong"] * 10
         assert message["code"] == "limit_exceeded"
         assert "1 messages a second (max_rate)" in message["message"]
+        await client.send_str("no message at all")
+        message = await asyncio.wait_for(client.receive_json(), 30)
+        assert (message["id"], message["code"]) == ("", "limit_exceeded")
 
 
 async def linger(running: Running) -> None:

@@ -134,12 +134,16 @@ class Connection:
 
     async def _take(self, data: str | bytes) -> None:
         """Has the command in a frame obeyed, in its turn; what is none is refused."""
+        raw: dict[str, Any] = {}
         command_id = ""
         try:
-            raw = decode(data, self._format)
-            found = raw.get("id")
-            command_id = found[:64] if isinstance(found, str) else ""
-            self._rate.take()
+            try:
+                raw = decode(data, self._format)
+            finally:
+                # Whatever it is, it counts; and if it has an id, what is answered has it, too.
+                found = raw.get("id")
+                command_id = found[:64] if isinstance(found, str) else ""
+                self._rate.take()
             command = validated(raw, most_symbols=self._limits.max_symbols)
         except Exception as error:
             self._failed(command_id, error)
