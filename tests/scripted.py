@@ -84,7 +84,10 @@ class ScriptedPlugin(MarketPlugin):
 
 
 class StreamingPlugin(ScriptedPlugin, BarStreams):
-    """The same, with a stream that says what the test puts into `updates`, and has the last word."""
+    """The same, with a stream that says what the test puts into `updates`, and has the last word.
+
+    It ends once the test has `let_go` of it, as it has at first.
+    """
 
     is_authoritative = True
 
@@ -95,6 +98,8 @@ class StreamingPlugin(ScriptedPlugin, BarStreams):
         self.updates: asyncio.Queue[BarUpdate | Exception] = asyncio.Queue()
         self.streams = 0
         self.ended = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.let_go.set()
 
     async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
         self.streams += 1
@@ -106,6 +111,7 @@ class StreamingPlugin(ScriptedPlugin, BarStreams):
                 yield update
         finally:
             self.ended.set()
+            await self.let_go.wait()
 
 
 class TickingPlugin(ScriptedPlugin, TickStreams):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from scripted import (
     MINUTE,
@@ -189,6 +189,9 @@ class TapeNode(Node):
         return bool(self.plugin.streams > self.plugin.endings)
 
 
+N = TypeVar("N", BarNode, TapeNode)
+
+
 class Cluster:
     """Nodes over one database, one vendor and one clock; leases have a clock of their own."""
 
@@ -253,3 +256,11 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110 - several parts have to agree
             await asyncio.sleep(0.01)
+
+
+async def joined(leader: N, follower: N) -> tuple[N, N]:
+    """Two nodes whose clients have joined, once the first leads and the other hears it."""
+    for node in (leader, follower):
+        await node.join()
+    await until(lambda: leader.leads and follower.hears)
+    return leader, follower

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, aclosing
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,6 @@ from marketd.domain.errors import ProviderFailed
 from marketd.domain.resample import resample
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.plugins import BarUpdate
 from marketd.storage import Storage
 from marketd.storage.records import Stored
 from marketd.streaming import retry
@@ -253,19 +252,8 @@ async def test_the_upstream_ends_some_time_after_the_last_client(make_world: Mak
 
 
 async def test_one_clients_unsubscribe_never_holds_up_anothers_subscribe(make_world: Make) -> None:
-    class Clinging(StreamingPlugin):
-        """Its stream does not let go."""
-
-        async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
-            try:
-                async with aclosing(super().stream_bars(symbol, timeframe)) as updates:
-                    async for update in updates:
-                        yield update
-            finally:
-                await let_go.wait()
-
-    let_go = asyncio.Event()
-    world = make_world(HISTORY, NOW, cls=Clinging)
+    world = make_world(HISTORY, NOW)
+    world.plugin.let_go.clear()
     service = world.service
     # Neither waits for anything while it changes what is followed, so that nothing is held meanwhile.
     assert not any(map(inspect.iscoroutinefunction, (service.subscribe, service.unsubscribe)))
@@ -281,7 +269,7 @@ async def test_one_clients_unsubscribe_never_holds_up_anothers_subscribe(make_wo
     world.says(bar(10), closed=True)
     assert await other.closed(1) == [bar(10)]
     assert world.plugin.streams == 2
-    let_go.set()
+    world.plugin.let_go.set()
 
 
 async def test_what_a_long_silence_held_back_cuts_nobody_who_reads(make_world: Make) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from functools import partial
 
 import pytest
-from cluster import NOW, BarNode, Cluster, Listened, until
+from cluster import NOW, BarNode, Cluster, joined, until
 from scripted import INSTRUMENT, MINUTE, START, M, TickingPlugin, bar
 from way import Way
 
@@ -18,7 +16,6 @@ from marketd.domain.bar import Bar, Tick
 from marketd.domain.tick_bars import bars_of_ticks
 from marketd.domain.timeframe import Timeframe
 from marketd.domain.timerange import TimeRange
-from marketd.plugins import BarUpdate
 from marketd.streaming.ring import Cursor
 from marketd.streaming.tape_stream import TapeSubscription
 
@@ -27,11 +24,7 @@ FIVE, DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 
 async def two(cluster: Cluster) -> tuple[BarNode, BarNode]:
     """Two nodes with a client each; the first leads."""
-    leader, follower = await cluster.node(), await cluster.node()
-    for node in (leader, follower):
-        await node.join()
-    await until(lambda: leader.leads and follower.hears)
-    return leader, follower
+    return await joined(await cluster.node(), await cluster.node())
 
 
 async def test_one_node_listens_to_the_provider_and_the_clients_of_all_are_told(
@@ -285,18 +278,8 @@ async def test_a_node_whose_last_client_has_left_lets_another_lead_at_once(clust
 async def test_a_series_that_is_followed_again_while_its_last_following_still_ends_has_its_part(
     cluster: Cluster,
 ) -> None:
-    ended = asyncio.Event()
-
-    class Lingering(Listened):
-        async def stream_bars(self, symbol: str, timeframe: Timeframe) -> AsyncIterator[BarUpdate]:
-            try:
-                async with aclosing(super().stream_bars(symbol, timeframe)) as updates:
-                    async for update in updates:
-                        yield update
-            finally:
-                await ended.wait()
-
-    node = await cluster.node(Lingering)
+    node = await cluster.node()
+    node.plugin.let_go.clear()
     world = node.world
     subscription, _ = world.subscribe(node.client)
     subscription.go_live()
@@ -309,7 +292,7 @@ async def test_a_series_that_is_followed_again_while_its_last_following_still_en
     (before,) = node.nodes._members.values()
     world.subscribe(node.client)[0].go_live()
     await until(lambda: before not in node.nodes._members.values())
-    ended.set()
+    node.plugin.let_go.set()
     await asyncio.wait([following.task])
     await node.round()
     await until(lambda: node.leads)

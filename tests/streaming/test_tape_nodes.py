@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from cluster import NOW, Cluster, TapeNode, until
+from cluster import NOW, Cluster, TapeNode, joined, until
 from scripted import START, RememberingPlugin, TickingPlugin
 from taped_world import S, tick, trades
 from way import Way
@@ -23,11 +23,7 @@ def at(ms: int, trade_id: str | None = None) -> Tick:
 
 async def two(cluster: Cluster, cls: type[TickingPlugin] = KEEPS) -> tuple[TapeNode, TapeNode]:
     """Two nodes with a client of trades each; the first leads."""
-    leader, follower = await cluster.tape_node(cls), await cluster.tape_node(cls)
-    for node in (leader, follower):
-        await node.join()
-    await until(lambda: leader.leads and follower.hears)
-    return leader, follower
+    return await joined(await cluster.tape_node(cls), await cluster.tape_node(cls))
 
 
 async def test_one_node_listens_to_the_provider_and_the_clients_of_all_are_told(
