@@ -8,8 +8,8 @@ and told once more.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from marketd.domain.bar import Bar, Tick, open_time
@@ -81,7 +81,8 @@ class TickBarWorker:
         self._patience_s = patience_s
         self._walk = walks(day_ms)
         self._health = stream.health
-        # The news that no step has taken notice of: the time of the first trade, and which news it is.
+        # The news that no step has taken notice of: the time of its first trade, and of the first of its
+        # last day, and which news it is.
         self._news: list[tuple[int, int]] = []
         self._has_news = asyncio.Event()
         self._newest_ms = 0
@@ -96,11 +97,11 @@ class TickBarWorker:
 
     def stored(self, ticks: Sequence[Tick], seq: int) -> None:
         """See TapeListener."""
-        self._news.append((ticks[0][0], seq))
+        self._news += [(t_ms, seq) for t_ms in _firsts(map(open_time, ticks))]
         self._newest_ms = max(self._newest_ms, ticks[-1][0])
         if len(self._news) > _MOST_NEWS:
             times, numbers = zip(*self._news, strict=True)
-            self._news = [(min(times), max(numbers))]
+            self._news = [(t_ms, max(numbers)) for t_ms in _firsts(times)]
         self._has_news.set()
 
     def take(self, event: GapEvent | HealthEvent) -> None:
@@ -112,7 +113,11 @@ class TickBarWorker:
 
     async def run(self, known_ms: int) -> None:
         """Follows until cancelled. What is missing before `known_ms` nobody else will ask for."""
-        has_begun = False
+        has_begun = self._stream.begun.done()
+        # What a crash has interrupted is counted anew.
+        self._walk, self._new, self._gaps = self._walks(self._base_ms), [], []
+        if not has_begun:
+            self._bars = []
         while True:
             self._has_news.clear()
             try:
@@ -160,7 +165,9 @@ class TickBarWorker:
             self._new += step.closed
             self._gaps += step.gaps
             late_ms = self._late(at_ms, step)
-            is_last = step.is_last and not (late_ms is not None and self._count_again(late_ms))
+            is_last = step.is_last and late_ms is None
+            if late_ms is not None:
+                self._count_again(late_ms)
         next_ms = self._next_ms
         self._tell(next_ms)
         self._bars = [*self._bars, *self._new][-_KEPT:]
@@ -199,23 +206,23 @@ class TickBarWorker:
     def _late(self, at_ms: int, step: Step) -> int | None:
         """The time of the first trade that a step from `at_ms` on has passed over, if there is one.
 
-        What the step knows of is no news any more.
+        What the step knows of is no news any more, and what is of a day before those that are remembered
+        changes nothing.
         """
         late = [t_ms for t_ms, _ in self._news if t_ms < at_ms]
         self._news = [(t_ms, seq) for t_ms, seq in self._news if t_ms >= at_ms and seq > step.seq]
         if step.is_torn:
             late.append(at_ms)
-        return min(late, default=None)
+        first_ms = min([day_of(self._walk.at_ms), *map(open_time, self._bars[:1])])
+        return min((t_ms for t_ms in late if t_ms >= first_ms), default=None)
 
-    def _count_again(self, late_ms: int) -> bool:
-        """Begins the count anew before `late_ms`; False if no bar of a day before is remembered."""
+    def _count_again(self, late_ms: int) -> None:
+        """Begins the count anew before `late_ms`."""
         start_ms = self._base_ms
         if late_ms < start_ms:
             place = bisect_right(self._bars, late_ms, key=open_time) - 1
             start_ms = again_ms = self._bars[place][0] if place >= 0 else day_of(late_ms)
             if place < 0:
-                if start_ms != day_of(self._walk.at_ms):
-                    return False
                 if len(self._bars) == _KEPT:
                     # Of the many bars since then those before the late trade are as they were told.
                     again_ms = late_ms
@@ -227,4 +234,9 @@ class TickBarWorker:
         self._base_ms = start_ms
         self._walk = self._walks(start_ms)
         self._new = []
-        return True
+
+
+def _firsts(times: Iterable[int]) -> tuple[int, int]:
+    """The first of the times, and the first on their last day."""
+    ordered = sorted(times)
+    return ordered[0], ordered[bisect_left(ordered, day_of(ordered[-1]))]

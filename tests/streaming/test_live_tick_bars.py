@@ -19,6 +19,7 @@ from marketd.domain.instrument import TickSeries
 from marketd.domain.tickframe import Tickframe
 from marketd.domain.timeframe import day_of
 from marketd.domain.timerange import MAX_MS, MIN_MS
+from marketd.market.tick_walk import TickWalk
 from marketd.storage.sqlite import SQLiteStorage
 from marketd.streaming import tick_bar_worker
 from marketd.streaming.ring import Cursor
@@ -141,6 +142,37 @@ async def test_a_late_trade_moves_the_bars_behind_it_and_no_others(make_taped: M
     world.says(tick(110))
     await chart.is_drawn(await answer_of(world, 4))
     assert chart.told.count("revised") == 1
+
+
+async def test_a_crash_loses_no_bar(make_taped: MakeTaped, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_taped()
+    healthy, crashes = TickWalk.follow, [0, 1]
+
+    async def follow(walk: TickWalk) -> Any:
+        step = await healthy(walk)
+        if step.closed and crashes:
+            crashes.pop()
+            raise RuntimeError("it broke")
+        return step
+
+    monkeypatch.setattr(TickWalk, "follow", follow)
+    chart = Chart(world)
+    await chart.join()
+    world.says(tick(0), *(tick(ms * 10) for ms in range(1, 11)))
+    await chart.is_drawn(await answer_of(world, 4))
+    assert not crashes
+
+
+async def test_a_trade_of_yesterday_does_not_hide_a_late_one_of_today(make_taped: MakeTaped) -> None:
+    world = make_taped()
+    chart = Chart(world)
+    await chart.join()
+    world.says(tick(0), *(tick(ms * 10) for ms in range(1, 11)))
+    await chart.is_drawn(await answer_of(world, 4))
+    world.says(tick(MIDNIGHT - START - 5_000, "yesterday's"), tick(45, "late"), at=100)
+    while await chart.draw() != "revised":
+        pass
+    await chart.is_drawn(await answer(world))
 
 
 async def test_of_a_revision_a_client_is_told_what_opens_from_its_since_on(
