@@ -13,6 +13,7 @@ from marketd.domain.bar import Tick, tick_fault
 from marketd.domain.errors import HistoryEnds, ProviderFailed, Unsupported
 from marketd.domain.timerange import TimeRange
 from marketd.plugins.provider import Provider
+from marketd.plugins.ticks import FetchedTicks
 
 NOW = START + 10_000
 SPAN = TimeRange(START, START + 100)
@@ -88,9 +89,11 @@ async def test_a_stream_gives_valid_trades_in_order_and_the_rest_is_counted_and_
 
 async def test_a_short_page_is_all_there_is_and_a_full_one_ends_before_its_last_millisecond() -> None:
     _, provider = remembering(*map(tick, (1, 2, 3)))
-    assert await provider.fetch_ticks("BTC/USD", SPAN) == ([tick(1), tick(2), tick(3)], START + 100, [])
+    assert await provider.fetch_ticks("BTC/USD", SPAN) == FetchedTicks(
+        [tick(1), tick(2), tick(3)], START + 100, []
+    )
     _, provider = remembering(*map(tick, (1, 2, 3, 4, 4, 4)))
-    assert await provider.fetch_ticks("BTC/USD", SPAN) == (
+    assert await provider.fetch_ticks("BTC/USD", SPAN) == FetchedTicks(
         [*map(tick, (1, 2, 3, 4, 4))],
         START + 4,
         [],
@@ -100,13 +103,15 @@ async def test_a_short_page_is_all_there_is_and_a_full_one_ends_before_its_last_
 async def test_a_millisecond_that_fills_a_page_is_not_proven_and_keeps_nobody() -> None:
     _, provider = remembering(*[tick(0)] * 7)
     page = await provider.fetch_ticks("BTC/USD", SPAN)
-    assert page == ([tick(0)] * 5, START + 1, [TimeRange(START, START + 1)])
+    assert page == FetchedTicks([tick(0)] * 5, START + 1, [TimeRange(START, START + 1)])
 
 
 async def test_what_is_refused_proves_nothing() -> None:
     plugin, provider = remembering(tick(1), tick(2))
     plugin.tick_answers.append(lambda page: [*page, (START + 3, -1.0, 1.0, "", "")])
-    assert await provider.fetch_ticks("BTC/USD", SPAN) == ([tick(1), tick(2)], START + 100, [SPAN])
+    assert await provider.fetch_ticks("BTC/USD", SPAN) == FetchedTicks(
+        [tick(1), tick(2)], START + 100, [SPAN]
+    )
 
 
 async def test_trades_from_elsewhere_leave_proven_what_lies_between_those_asked_for() -> None:
@@ -116,7 +121,7 @@ async def test_trades_from_elsewhere_leave_proven_what_lies_between_those_asked_
     assert page.ticks == [tick(10), tick(20)]
     assert page.refused == [TimeRange(START, START + 11), TimeRange(START + 20, START + 100)]
     plugin.tick_answers.append(lambda page: [tick(300)])
-    assert await provider.fetch_ticks("BTC/USD", SPAN) == ([], START + 100, [SPAN])
+    assert await provider.fetch_ticks("BTC/USD", SPAN) == FetchedTicks([], START + 100, [SPAN])
 
 
 async def test_where_a_history_ends_the_rest_is_given_up() -> None:
@@ -127,7 +132,7 @@ async def test_where_a_history_ends_the_rest_is_given_up() -> None:
 
     plugin.tick_answers.append(ends)
     gone = TimeRange(START, START + 40)
-    assert await provider.fetch_ticks("BTC/USD", SPAN) == ([], START + 40, [gone])
+    assert await provider.fetch_ticks("BTC/USD", SPAN) == FetchedTicks([], START + 40, [gone])
 
 
 @pytest.mark.parametrize("answer", [None, "trades", 7, [tick(300)] * 5])
