@@ -41,6 +41,8 @@ _STATUS: tuple[tuple[type[MarketdError], HTTPStatus], ...] = (
     (ProviderTimeout, HTTPStatus.GATEWAY_TIMEOUT),
     (ProviderFailed, HTTPStatus.BAD_GATEWAY),
 )
+# A code stays what it is; Python 3.13 has given this status another name.
+_CODES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_entity_too_large"}
 _RETRY_AFTER_S = 5
 
 
@@ -75,7 +77,8 @@ def problem_of(error: MarketdError) -> web.Response:
 def problem_of_http(error: web.HTTPException) -> web.Response:
     """The problem that an error of aiohttp's own is to a client."""
     status = HTTPStatus(error.status)
-    response = problem(status, status.name.lower(), _SENTENCES.get(status, f"{status.phrase}."))
+    code = _CODES.get(status, status.name.lower())
+    response = problem(status, code, _SENTENCES.get(status, f"{status.phrase}."))
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response

@@ -400,6 +400,7 @@ async def test_a_client_is_pinged_and_one_that_does_not_answer_is_given_up(start
         assert (await mute.raw.receive(timeout=PATIENCE_S)).type is WSMsgType.PING
         frame = await mute.raw.receive(timeout=PATIENCE_S)
         assert frame.type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
+        await mute.raw.close()
         await alive.say({"type": "ping"})
         assert (await listening)["type"] == "pong"
 
