@@ -400,9 +400,9 @@ async def test_a_client_is_pinged_and_one_that_does_not_answer_is_given_up(start
         assert (await mute.raw.receive(timeout=PATIENCE_S)).type is WSMsgType.PING
         frame = await mute.raw.receive(timeout=PATIENCE_S)
         assert frame.type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
-        await mute.raw.close()
         await alive.say({"type": "ping"})
         assert (await listening)["type"] == "pong"
+        await alive.raw.close()
 
 
 async def test_a_command_that_waits_for_its_provider_keeps_others_of_its_streams_waiting_alone(
