@@ -308,9 +308,7 @@ async def test_a_leader_whose_database_says_nothing_lets_another_lead_in_time_an
         leader.world.supervisor.run(
             "probe", partial(probe, leader.storage, leader.metrics.storage_fault_seconds)
         )
-        for node in (leader, follower):
-            await node.join()
-        await until(lambda: leader.leads and follower.hears)
+        await joined(leader, follower)
         way.silence()
         silent_s = time.monotonic()
         cluster.happens(10)

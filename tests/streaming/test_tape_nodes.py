@@ -204,9 +204,7 @@ async def test_a_leader_whose_database_says_nothing_lets_another_lead(cluster: C
         leader.world.supervisor.run(
             "probe", partial(probe, leader.storage, leader.metrics.storage_fault_seconds)
         )
-        for node in (leader, follower):
-            await node.join()
-        await until(lambda: leader.leads and follower.hears)
+        await joined(leader, follower)
         cluster.trades(at(10))
         for node in (leader, follower):
             assert await trades(node.client, 1) == [at(10)]

@@ -35,7 +35,6 @@ from marketd.web.ws.turns import Turns
 log = logging.getLogger(__name__)
 
 CLOSE_TOO_SLOW = 4008
-_MISTAKE = "marketd made a mistake; its log has the details."
 _PARTING_S = 2.0
 
 
@@ -169,7 +168,8 @@ class Connection:
         else:
             # A mistake of ours costs this command, not the socket and its streams.
             log.error("command failed id=%r", command_id, exc_info=error)
-            self._refuse(command_id, MarketdError.code, _MISTAKE)
+            sentence = "marketd made a mistake; its log has the details."
+            self._refuse(command_id, MarketdError.code, sentence)
 
     def _refuse(self, command_id: str, code: str, message: str) -> None:
         self._say({"type": "error", "id": command_id, "code": code, "message": message})
@@ -241,11 +241,12 @@ class Connection:
                 answer = {"type": "resumed", "id": command_id, "recovered": recovered}
                 self._say(answer | names(stream))
             subscription.go_live()
-        except Exception:
-            # Who is not told would wait for what never comes.
-            log.exception("joining failed stream=%s", names(stream))
-            self._followed.pop(stream).leave()
-            self._refuse(command_id, MarketdError.code, _MISTAKE)
+        except Exception as error:
+            # Who is not told would wait for what never comes. It may just have been left, too.
+            followed = self._followed.pop(stream, None)
+            if followed is not None:
+                followed.leave()
+            self._failed(command_id, error)
 
     def _admitted(
         self, command: dict[str, Any], streams: Collection[StreamName]
